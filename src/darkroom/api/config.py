@@ -1,0 +1,69 @@
+"""What an engine is loaded with: files, placement, random generators. Per-picture options are in request.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from darkroom.api.names import ComputeType, PredictionType, RngType
+from darkroom.api.options import opt
+
+
+class EngineConfig(BaseModel):
+    """Load-time options, stable-diffusion.cpp's "Context Options"."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: Path | None = opt(
+        None, "path to full model (default: the built-in model)", "-m", "--model", metavar="PATH"
+    )
+    vae: Path | None = opt(None, "path to a standalone vae model", "--vae", metavar="PATH")
+    embd_dir: Path | None = opt(
+        None, "directory of textual inversion embeddings", "--embd-dir", metavar="DIR"
+    )
+    backend: str = opt(
+        "",
+        "runtime backend: one device name for everything, or a list such as te=cpu,vae=cuda0,diffusion=cuda0",
+        "--backend",
+        metavar="SPEC",
+        concat=True,
+    )
+    params_backend: str = opt(
+        "",
+        "where weights live: same syntax as --backend, plus disk (default: the module's runtime backend)",
+        "--params-backend",
+        metavar="SPEC",
+        concat=True,
+    )
+    offload_to_cpu: bool = opt(
+        False,
+        "keep weights in RAM and move them when needed; counts only without --params-backend",
+        "--offload-to-cpu",
+    )
+    clip_on_cpu: bool = opt(
+        False, "run text encoders on the CPU; counts only without --backend", "--clip-on-cpu"
+    )
+    vae_on_cpu: bool = opt(False, "run the VAE on the CPU; counts only without --backend", "--vae-on-cpu")
+    control_net_cpu: bool = opt(
+        False, "run the ControlNet on the CPU; counts only without --backend", "--control-net-cpu"
+    )
+    eager_load: bool = opt(
+        False, "read all weights at start instead of when a module first runs", "--eager-load"
+    )
+    threads: int = opt(
+        -1, "CPU threads (default: -1, the number of physical cores)", "-t", "--threads", metavar="N"
+    )
+    compute_type: ComputeType = opt(
+        ComputeType.AUTO,
+        "arithmetic of the networks: auto, f32, bf16 or f16",
+        "--compute-type",
+        metavar="TYPE",
+    )
+    rng: RngType = opt(RngType.CUDA, "random generator of the initial noise", "--rng", metavar="RNG")
+    sampler_rng: RngType | None = opt(
+        None, "random generator of the samplers' noise (default: as --rng)", "--sampler-rng", metavar="RNG"
+    )
+    prediction: PredictionType | None = opt(
+        None, "what the network predicts (default: found out from the file)", "--prediction", metavar="TYPE"
+    )

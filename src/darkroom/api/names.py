@@ -1,0 +1,135 @@
+"""The names that people type: samplers, schedules, generators, modules. Values are stable-diffusion.cpp's."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Mode(StrEnum):
+    """What one run of sd-cli does."""
+
+    IMG_GEN = "img_gen"
+    METADATA = "metadata"
+
+
+class SampleMethod(StrEnum):
+    """How the sampling trajectory is integrated."""
+
+    EULER = "euler"
+    EULER_A = "euler_a"
+    HEUN = "heun"
+    DPM2 = "dpm2"
+    DPMPP_2S_A = "dpm++2s_a"
+    DPMPP_2M = "dpm++2m"
+    DPMPP_2M_V2 = "dpm++2mv2"
+    IPNDM = "ipndm"
+    IPNDM_V = "ipndm_v"
+    LCM = "lcm"
+    DDIM_TRAILING = "ddim_trailing"
+    TCD = "tcd"
+    RES_MULTISTEP = "res_multistep"
+    RES_2S = "res_2s"
+    ER_SDE = "er_sde"
+    EULER_CFG_PP = "euler_cfg_pp"
+    EULER_A_CFG_PP = "euler_a_cfg_pp"
+    EULER_GE = "euler_ge"
+    DPMPP_2M_SDE = "dpm++2m_sde"
+    DPMPP_2M_SDE_BT = "dpm++2m_sde_bt"
+    LMS = "lms"
+
+
+class Scheduler(StrEnum):
+    """Which noise levels the trajectory visits. `normal` is accepted as a name for `discrete`."""
+
+    DISCRETE = "discrete"
+    KARRAS = "karras"
+    EXPONENTIAL = "exponential"
+    AYS = "ays"
+    GITS = "gits"
+    SMOOTHSTEP = "smoothstep"
+    SGM_UNIFORM = "sgm_uniform"
+    SIMPLE = "simple"
+    KL_OPTIMAL = "kl_optimal"
+    LCM = "lcm"
+    BONG_TANGENT = "bong_tangent"
+    LTX2 = "ltx2"
+    LOGIT_NORMAL = "logit_normal"
+    FLUX2 = "flux2"
+    FLUX = "flux"
+    BETA = "beta"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Scheduler | None:
+        return cls.DISCRETE if value == "normal" else None
+
+
+class RngType(StrEnum):
+    """Where noise comes from: `cuda` is Philox as on a GPU, `cpu` is torch's Mersenne Twister."""
+
+    STD_DEFAULT = "std_default"
+    CUDA = "cuda"
+    CPU = "cpu"
+
+
+class PredictionType(StrEnum):
+    """What the network predicts."""
+
+    EPS = "eps"
+    V = "v"
+    EDM_V = "edm_v"
+    SD3_FLOW = "sd3_flow"
+    FLUX_FLOW = "flux_flow"
+
+
+class ComputeType(StrEnum):
+    """The arithmetic of the networks. `auto` takes bf16 where the device is fast at it, else f32."""
+
+    AUTO = "auto"
+    F32 = "f32"
+    BF16 = "bf16"
+    F16 = "f16"
+
+
+class Module(StrEnum):
+    """The parts of a model that can be placed on devices of their own."""
+
+    DIFFUSION = "diffusion"
+    TE = "te"
+    CLIP_VISION = "clip_vision"
+    VAE = "vae"
+    CONTROLNET = "controlnet"
+    PHOTOMAKER = "photomaker"
+    UPSCALER = "upscaler"
+    DETECTOR = "detector"
+
+    @classmethod
+    def parse(cls, name: str) -> Module | None:
+        """The module that `name` or one of its aliases means; case, `-` and `_` do not matter."""
+        return MODULE_ALIASES.get(name.strip().lower().replace("-", "").replace("_", ""))
+
+
+MODULE_ALIASES: dict[str, Module] = {
+    alias: module
+    for module, aliases in {
+        Module.DIFFUSION: ("diffusion", "model", "unet", "dit"),
+        Module.TE: (
+            "te",
+            "clip",
+            "text",
+            "textencoder",
+            "textencoders",
+            "conditioner",
+            "cond",
+            "llm",
+            "t5",
+            "t5xxl",
+        ),
+        Module.CLIP_VISION: ("clipvision", "vision"),
+        Module.VAE: ("vae", "firststage", "autoencoder", "tae"),
+        Module.CONTROLNET: ("controlnet", "control"),
+        Module.PHOTOMAKER: ("photomaker", "photomakerid", "pmid", "photo"),
+        Module.UPSCALER: ("upscaler", "esrgan", "hires"),
+        Module.DETECTOR: ("detector", "adetailer", "yolo"),
+    }.items()
+    for alias in aliases
+}

@@ -1,0 +1,54 @@
+"""One declaration for an option: its type, default, range, help and command-line spelling.
+
+sd-cli's flags, the server's JSON and the generated documentation all come from these declarations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, Field
+from pydantic.fields import FieldInfo
+
+
+@dataclass(frozen=True)
+class Flag:
+    """How an option is written on the command line.
+
+    names: every spelling, short ones first.
+    metavar: the placeholder in the help text; None for a switch.
+    concat: repeated values are joined with a comma instead of the last one winning.
+    from_file: the value is a path whose text becomes the option's value.
+    """
+
+    names: tuple[str, ...]
+    metavar: str | None = None
+    concat: bool = False
+
+
+def opt(
+    default: Any, help: str, *names: str, metavar: str | None = None, concat: bool = False, **limits: Any
+) -> Any:  # noqa: ANN401
+    """A pydantic field that also knows its command-line flag.
+
+    limits: pydantic's own `ge`, `gt`, `le`, `lt`.
+    """
+    return Field(
+        default=default, description=help, json_schema_extra={"flag": Flag(names, metavar, concat)}, **limits
+    )  # type: ignore[dict-item]
+
+
+def flag_of(field: FieldInfo) -> Flag | None:
+    """The command-line flag declared with `opt`, or None for a field without one."""
+    extra = field.json_schema_extra
+    return extra.get("flag") if isinstance(extra, dict) else None  # type: ignore[return-value]
+
+
+def flags(model: type[BaseModel]) -> dict[str, tuple[Flag, FieldInfo]]:
+    """Every option of `model` that has a flag, by field name, in declaration order."""
+    return {
+        name: (flag, field)
+        for name, field in model.model_fields.items()
+        if (flag := flag_of(field)) and flag.names
+    }

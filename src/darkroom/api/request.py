@@ -1,0 +1,99 @@
+"""What one picture is asked with. `None` always means the model family's default, filled in by `Engine.plan`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL.Image import Image
+from pydantic import BaseModel, ConfigDict
+
+from darkroom.api.names import SampleMethod, Scheduler
+from darkroom.api.options import opt
+
+ImageSource = Path | bytes | Image
+"""A picture on its way in: a file, the bytes of one, or an already decoded image."""
+
+
+class GenerationRequest(BaseModel):
+    """One request for `batch_count` pictures, stable-diffusion.cpp's "Generation Options"."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    prompt: str = opt("", "the prompt to render", "-p", "--prompt", metavar="TEXT")
+    negative_prompt: str = opt("", "the negative prompt", "-n", "--negative-prompt", metavar="TEXT")
+    init_image: ImageSource | None = opt(
+        None, "image to start from (image-to-image)", "-i", "--init-img", metavar="PATH"
+    )
+    mask_image: ImageSource | None = opt(
+        None, "inpainting mask: white is drawn anew", "--mask", metavar="PATH"
+    )
+    width: int | None = opt(
+        None, "image width (default: the init image's, else the model's)", "-W", "--width", metavar="PX", gt=0
+    )
+    height: int | None = opt(
+        None,
+        "image height (default: the init image's, else the model's)",
+        "-H",
+        "--height",
+        metavar="PX",
+        gt=0,
+    )
+    steps: int | None = opt(
+        None, "number of sampling steps (default: the model's, usually 20)", "--steps", metavar="N", gt=0
+    )
+    cfg_scale: float | None = opt(
+        None,
+        "classifier-free guidance scale (default: the model's, usually 7)",
+        "--cfg-scale",
+        metavar="SCALE",
+        ge=0,
+    )
+    eta: float | None = opt(
+        None, "noise multiplier of ancestral samplers (default: the sampler's)", "--eta", metavar="ETA", ge=0
+    )
+    sampling_method: SampleMethod | None = opt(
+        None, "sampling method (default: the model's)", "--sampling-method", metavar="METHOD"
+    )
+    scheduler: Scheduler | None = opt(
+        None, "schedule of noise levels (default: the model's)", "--scheduler", metavar="SCHEDULER"
+    )
+    sigmas: tuple[float, ...] | None = opt(
+        None,
+        "the noise levels themselves, comma-separated, instead of a schedule",
+        "--sigmas",
+        metavar="LIST",
+    )
+    timestep_shift: int = opt(
+        0,
+        "shift of the timestep for NitroFusion models (0 to 1000)",
+        "--timestep-shift",
+        metavar="N",
+        ge=0,
+        le=1000,
+    )
+    extra_sample_args: str = opt(
+        "",
+        "more sampler options, key=value, comma-separated",
+        "--extra-sample-args",
+        metavar="LIST",
+        concat=True,
+    )
+    strength: float = opt(
+        0.75, "how far image-to-image departs from the init image", "--strength", metavar="S", ge=0, le=1
+    )
+    clip_skip: int | None = opt(
+        None,
+        "ignore the last layers of CLIP; 1 ignores none (default: the model's)",
+        "--clip-skip",
+        metavar="N",
+    )
+    seed: int = opt(
+        42,
+        "seed of the first image; a negative one is drawn at random",
+        "-s",
+        "--seed",
+        metavar="SEED",
+        ge=-(2**63),
+        lt=2**63,
+    )
+    batch_count: int = opt(1, "number of images", "-b", "--batch-count", metavar="N", gt=0)

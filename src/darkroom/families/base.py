@@ -1,0 +1,115 @@
+"""What a model family is: how its files are recognised, built, prompted and sampled."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Generic, TypeVar
+
+from torch import Tensor, nn
+
+from darkroom.api.names import Module, SampleMethod, Scheduler
+from darkroom.sampling.prediction import Prediction
+from darkroom.weights.index import TensorIndex
+from darkroom.weights.keys import KeyRules
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class LatentFormat:
+    """How pictures and latents relate: latent = (z - shift) * scale, `downscale` pixels to one latent pixel."""
+
+    channels: int
+    downscale: int
+    scale: float
+    shift: float = 0.0
+
+
+@dataclass(frozen=True)
+class SampleDefaults:
+    """What a request gets where it says nothing."""
+
+    method: SampleMethod
+    scheduler: Scheduler
+    steps: int
+    cfg_scale: float
+    width: int
+    height: int
+    size_multiple: int
+    clip_skip: int
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """All that a diffusion network sees besides x and t.
+
+    context: text tokens (b, l, D). vector: pooled embedding (b, D) or None.
+    concat: extra input channels (b, c, h, w) of inpainting models, or None.
+    """
+
+    context: Tensor
+    vector: Tensor | None = None
+    concat: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class ModuleSpec:
+    """One network of a model.
+
+    prefix: where its tensors live in a native checkpoint, with the trailing dot.
+    build: makes it on the meta device, attributes named as the checkpoint names them.
+    """
+
+    prefix: str
+    build: Callable[[], nn.Module]
+
+
+@dataclass(frozen=True)
+class TextPrompt:
+    """A prompt and what goes with it. embeddings: textual inversions by lower-case trigger word, each (n, D)."""
+
+    text: str
+    clip_skip: int
+    embeddings: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""The bare network for probing: (x (b, c, h, w), timesteps (b,), context (b, l, D)) -> output (b, c, h, w)."""
+
+
+class Family(ABC, Generic[C]):
+    """A model family: stateless, one instance in each folder under families/ (`FAMILY`)."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    latent: ClassVar[LatentFormat]
+
+    @abstractmethod
+    def key_rules(self) -> KeyRules:
+        """Foreign spellings of this family's tensor names."""
+
+    @abstractmethod
+    def detect(self, index: TensorIndex) -> C | None:
+        """The architecture, read from native names and shapes; None when the file is another family's."""
+
+    @abstractmethod
+    def modules(self, config: C) -> Mapping[Module, ModuleSpec]:
+        """The networks of the model."""
+
+    @abstractmethod
+    def encode(self, te: nn.Module, prompts: Sequence[TextPrompt], config: C) -> Sequence[Conditioning]:
+        """Each prompt as a conditioning of batch size 1."""
+
+    @abstractmethod
+    def predict(self, net: nn.Module, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+        """The network's output for x (b, c, h, w) at network timesteps t (b,)."""
+
+    @abstractmethod
+    def prediction(self, config: C, probe: Callable[[], Predict]) -> Prediction:
+        """What the output means; `probe()` gives the loaded network to a family that must try it."""
+
+    @abstractmethod
+    def defaults(self, config: C) -> SampleDefaults:
+        """Sampler, steps, guidance and size where the request says nothing."""
