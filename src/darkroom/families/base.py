@@ -9,8 +9,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
 
-from darkroom.api.names import Module, SampleMethod, Scheduler
-from darkroom.sampling.prediction import Prediction
+from darkroom.api.names import Module, PredictionType, SampleMethod, Scheduler
 from darkroom.weights.index import TensorIndex
 from darkroom.weights.keys import KeyRules
 
@@ -68,7 +67,10 @@ class ModuleSpec:
 
 @dataclass(frozen=True)
 class TextPrompt:
-    """A prompt and what goes with it. embeddings: textual inversions by lower-case trigger word, each (n, D)."""
+    """A prompt and what goes with it.
+
+    embeddings: textual inversions by lower-case trigger word, each (n, D).
+    """
 
     text: str
     clip_skip: int
@@ -76,7 +78,7 @@ class TextPrompt:
 
 
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""The bare network for probing: (x (b, c, h, w), timesteps (b,), context (b, l, D)) -> output (b, c, h, w)."""
+"""The bare network for probing: x (b, c, h, w), timesteps (b,), context (b, l, D)  ->  output (b, c, h, w)."""
 
 
 class Family(ABC, Generic[C]):
@@ -107,7 +109,7 @@ class Family(ABC, Generic[C]):
         """The network's output for x (b, c, h, w) at network timesteps t (b,)."""
 
     @abstractmethod
-    def prediction(self, config: C, probe: Callable[[], Predict]) -> Prediction:
+    def prediction(self, config: C, probe: Callable[[], Predict]) -> PredictionType:
         """What the output means; `probe()` gives the loaded network to a family that must try it."""
 
     @abstractmethod
