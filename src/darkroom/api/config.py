@@ -1,4 +1,4 @@
-"""What an engine is loaded with: files, placement, random generators. Per-picture options are in request.py."""
+"""What an engine is loaded with: files, placement, generators. Per-picture options are in request.py."""
 
 from __future__ import annotations
 

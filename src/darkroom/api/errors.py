@@ -1,7 +1,7 @@
 """Every error that Darkroom raises on purpose.
 
 DarkroomError
-├── RequestError        what the user asked for cannot be: a size, a count, an unreadable image (exit code 1, HTTP 400)
+├── RequestError        what was asked for cannot be: a size, a count, an unreadable image (exit 1, HTTP 400)
 ├── PlacementError      a --backend or --params-backend that names no module or no device
 ├── CheckpointError     a model file that cannot be read, is of no known model, or does not fit its network
 ├── OutOfMemoryError    the device cannot hold what the request needs

@@ -28,21 +28,25 @@ class Flag:
 
 
 def opt(
-    default: Any, help: str, *names: str, metavar: str | None = None, concat: bool = False, **limits: Any
-) -> Any:  # noqa: ANN401
+    default: Any,  # noqa: ANN401  (any field type)
+    help: str,
+    *names: str,
+    metavar: str | None = None,
+    concat: bool = False,
+    **limits: Any,  # noqa: ANN401  (pydantic's ge, gt, le, lt)
+) -> Any:  # noqa: ANN401  (pydantic's Field is typed so)
     """A pydantic field that also knows its command-line flag.
 
     limits: pydantic's own `ge`, `gt`, `le`, `lt`.
     """
-    return Field(
-        default=default, description=help, json_schema_extra={"flag": Flag(names, metavar, concat)}, **limits
-    )  # type: ignore[dict-item]
+    info: FieldInfo = Field(default=default, description=help, **limits)
+    info.metadata.append(Flag(names, metavar, concat))
+    return info
 
 
 def flag_of(field: FieldInfo) -> Flag | None:
     """The command-line flag declared with `opt`, or None for a field without one."""
-    extra = field.json_schema_extra
-    return extra.get("flag") if isinstance(extra, dict) else None  # type: ignore[return-value]
+    return next((extra for extra in field.metadata if isinstance(extra, Flag)), None)
 
 
 def flags(model: type[BaseModel]) -> dict[str, tuple[Flag, FieldInfo]]:

@@ -1,4 +1,4 @@
-"""What one picture is asked with. `None` always means the model family's default, filled in by `Engine.plan`."""
+"""What one picture is asked with. `None` means the family's default, which `Engine.plan` fills in."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ IsCancelled = Callable[[], bool]
 class GenerationResult:
     """The finished pictures.
 
-    images: in order of their seeds. seeds: one for each image. infotexts: A1111-compatible `parameters` texts.
+    images: in order of their seeds. seeds: one for each image. infotexts: their A1111 `parameters` texts.
     timings: seconds by phase.
     """
 

@@ -18,7 +18,7 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class LatentFormat:
-    """How pictures and latents relate: latent = (z - shift) * scale, `downscale` pixels to one latent pixel."""
+    """How pictures and latents relate: latent = (z - shift) * scale, `downscale` pixels to a latent pixel."""
 
     channels: int
     downscale: int
@@ -78,7 +78,7 @@ class TextPrompt:
 
 
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""The bare network for probing: x (b, c, h, w), timesteps (b,), context (b, l, D)  ->  output (b, c, h, w)."""
+"""The bare network for probing: x (b, c, h, w), timesteps (b,), context (b, l, D)  ->  (b, c, h, w)."""
 
 
 class Family(ABC, Generic[C]):
