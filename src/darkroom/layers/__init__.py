@@ -1,0 +1,20 @@
+"""The parts that networks are made of.
+
+A network calls these modules and functions and nothing device-specific; what is fast on a device is chosen
+behind them, never in a network. The seam, which a faster implementation has to keep:
+
+GroupNorm(channels, eps)(x, shift=None)      norm over 32 groups of x + shift; x (b, c, h, w), shift (b, c)
+GroupNormSiLU(channels, eps)(x, shift=None)  the same, followed by SiLU
+LayerNorm(width)(x)                          norm over the last axis
+Linear(width_in, width_out, bias)(x, residual=None)      x W^T + b, plus residual
+Conv2d(c_in, c_out, kernel, stride, padding)(x, residual=None)   convolution, plus residual (b, c, h, w)
+UpsampleConv2d(channels)(x)                  nearest-neighbour doubling and a 3x3 convolution
+GEGLU(width_in, width_out)(x)                a * gelu(g) of one projection
+attention(q, k, v, mask=None)                softmax(q k^T / sqrt(d)) v, all (b, n, l, d) of any strides
+timestep_embedding(t, width)                 (b,) -> (b, width) float32
+
+Images are (b, c, h, w) in channels_last memory: convolution weights are bound that way, and every module
+keeps it. So `x.permute(0, 2, 3, 1).flatten(1, 2)` is the tokens of an image, (b, h*w, c), and copies nothing.
+Attention inputs are views of a projection, (b, l, n*d) -> (b, l, n, d) -> (b, n, l, d), and the result's
+memory is (b, l, n, d), so that splitting and merging heads copy nothing either.
+"""

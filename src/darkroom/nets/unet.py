@@ -1,0 +1,322 @@
+"""The latent diffusion UNet (arXiv 2112.10752) of SD 1.x and 2.x, in the names of LDM checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from darkroom.layers.attention import attention, merge_heads, split_heads
+from darkroom.layers.conv import Conv2d, UpsampleConv2d
+from darkroom.layers.embed import timestep_embedding
+from darkroom.layers.linear import GEGLU, Linear
+from darkroom.layers.norm import GroupNorm, GroupNormSiLU, LayerNorm
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """The architecture, in LDM's words.
+
+    model_channels: width of the first level; every width must be a multiple of 32.
+    channel_mult: width of each level in model_channels.
+    num_res_blocks: residual blocks of each level on the way down; there is one more on the way up.
+    transformer_depth: transformer blocks after each residual block, for each level; 0 is none.
+    linear_proj: SD 2.x projects into its transformers with Linear and has heads of width 64;
+    SD 1.x projects with a 1x1 convolution and has 8 heads.
+    """
+
+    in_channels: int = 4
+    out_channels: int = 4
+    model_channels: int = 320
+    channel_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: tuple[int, ...] = (2, 2, 2, 2)
+    transformer_depth: tuple[int, ...] = (1, 1, 1, 0)
+    middle_depth: int = 1
+    context_dim: int = 768
+    linear_proj: bool = False
+
+    def heads(self, channels: int) -> int:
+        """Attention heads at a level that is `channels` wide; no tensor shape tells them."""
+        return channels // 64 if self.linear_proj else 8
+
+    @classmethod
+    def from_shapes(cls, shapes: Shapes) -> UNetConfig:
+        """The architecture of an LDM-named UNet, from its tensors' shapes (prefix stripped).
+
+        Raises KeyError when a tensor that every such UNet has is missing.
+        """
+        in_channels, model_channels = (
+            shapes["input_blocks.0.0.weight"][1],
+            shapes["input_blocks.0.0.weight"][0],
+        )
+        mults: list[int] = []
+        blocks: list[int] = []
+        depths: list[int] = []
+        index = 1
+        new_level = True
+        while (kind := _block_kind(shapes, index)) is not None:
+            if kind == "down":
+                new_level = True
+            else:
+                if new_level:
+                    width = shapes[f"input_blocks.{index}.0.out_layers.3.weight"][0]
+                    mults.append(width // model_channels)
+                    depths.append(_depth(shapes, f"input_blocks.{index}.1."))
+                    blocks.append(0)
+                    new_level = False
+                blocks[-1] += 1
+            index += 1
+        transformer = next(key for key in shapes if key.endswith(".attn2.to_k.weight"))
+        proj_in = transformer.split("transformer_blocks.")[0] + "proj_in.weight"
+        return cls(
+            in_channels=in_channels,
+            out_channels=shapes["out.2.weight"][0],
+            model_channels=model_channels,
+            channel_mult=tuple(mults),
+            num_res_blocks=tuple(blocks),
+            transformer_depth=tuple(depths),
+            middle_depth=_depth(shapes, "middle_block.1."),
+            context_dim=shapes[transformer][1],
+            linear_proj=len(shapes[proj_in]) == 2,
+        )
+
+
+def _block_kind(shapes: Shapes, index: int) -> str | None:
+    if f"input_blocks.{index}.0.op.weight" in shapes:
+        return "down"
+    return "res" if f"input_blocks.{index}.0.in_layers.2.weight" in shapes else None
+
+
+def _depth(shapes: Shapes, prefix: str) -> int:
+    depth = 0
+    while f"{prefix}transformer_blocks.{depth}.attn1.to_q.weight" in shapes:
+        depth += 1
+    return depth
+
+
+class ResBlock(nn.Module):
+    """Two convolutions with the timestep added between them.
+
+    x: (b, c_in, h, w), emb: (b, D)  ->  (b, c_out, h, w)
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, emb_width: int) -> None:
+        super().__init__()
+        # Indices are LDM's: its SiLU, dropout and SiLU stand where an Identity is here.
+        self.in_layers = nn.Sequential(
+            GroupNormSiLU(in_channels), nn.Identity(), Conv2d(in_channels, out_channels, 3)
+        )
+        self.emb_layers = nn.Sequential(nn.SiLU(), Linear(emb_width, out_channels))
+        self.out_layers = nn.ModuleList(
+            (GroupNormSiLU(out_channels), nn.Identity(), nn.Identity(), Conv2d(out_channels, out_channels, 3))
+        )
+        self.skip_connection = (
+            nn.Identity() if in_channels == out_channels else Conv2d(in_channels, out_channels, 1)
+        )
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:  # noqa: D102
+        norm, _, _, conv = self.out_layers
+        h = norm(self.in_layers(x), shift=self.emb_layers(emb))
+        out: Tensor = conv(h, residual=self.skip_connection(x))
+        return out
+
+
+class CrossAttention(nn.Module):
+    """Attention of x to the context, or to itself when there is none.
+
+    x: (b, l, D), context: (b, s, D_context), residual: (b, l, D)  ->  (b, l, D), the residual added
+    """
+
+    def __init__(self, width: int, context_dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = Linear(width, width, bias=False)
+        self.to_k = Linear(context_dim, width, bias=False)
+        self.to_v = Linear(context_dim, width, bias=False)
+        self.to_out = nn.ModuleList((Linear(width, width),))
+
+    def forward(self, x: Tensor, context: Tensor, residual: Tensor) -> Tensor:  # noqa: D102
+        q, k, v = (split_heads(y, self.heads) for y in (self.to_q(x), self.to_k(context), self.to_v(context)))
+        out: Tensor = self.to_out[0](merge_heads(attention(q, k, v)), residual)
+        return out
+
+
+class FeedForward(nn.Module):
+    """A gated projection to four times the width and back, plus residual, x: (b, l, D)  ->  (b, l, D)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.net = nn.ModuleList((GEGLU(width, 4 * width), nn.Identity(), Linear(4 * width, width)))
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:  # noqa: D102
+        out: Tensor = self.net[2](self.net[0](x), residual)
+        return out
+
+
+class BasicTransformerBlock(nn.Module):
+    """Self attention, attention to the text, feed-forward.
+
+    x: (b, l, D), context: (b, s, D_context)  ->  (b, l, D)
+    """
+
+    def __init__(self, width: int, context_dim: int, heads: int) -> None:
+        super().__init__()
+        self.attn1 = CrossAttention(width, width, heads)
+        self.attn2 = CrossAttention(width, context_dim, heads)
+        self.ff = FeedForward(width)
+        self.norm1 = LayerNorm(width)
+        self.norm2 = LayerNorm(width)
+        self.norm3 = LayerNorm(width)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:  # noqa: D102
+        h = self.norm1(x)
+        x = self.attn1(h, h, residual=x)
+        x = self.attn2(self.norm2(x), context, residual=x)
+        out: Tensor = self.ff(self.norm3(x), residual=x)
+        return out
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the pixels of a feature map.
+
+    x: (b, c, h, w), context: (b, s, D_context)  ->  (b, c, h, w)
+    """
+
+    def __init__(self, channels: int, context_dim: int, heads: int, depth: int, linear_proj: bool) -> None:
+        super().__init__()
+        self.linear_proj = linear_proj
+        self.norm = GroupNorm(channels, eps=1e-6)
+        self.proj_in = Linear(channels, channels) if linear_proj else Conv2d(channels, channels, 1)
+        self.transformer_blocks = nn.ModuleList(
+            BasicTransformerBlock(channels, context_dim, heads) for _ in range(depth)
+        )
+        self.proj_out = Linear(channels, channels) if linear_proj else Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:  # noqa: D102
+        height = x.shape[2]
+        h = self.norm(x)
+        h = self.proj_in(_tokens(h)) if self.linear_proj else _tokens(self.proj_in(h))  # (b, l, c)
+        for block in self.transformer_blocks:
+            h = block(h, context)
+        if self.linear_proj:
+            return _image(self.proj_out(h, residual=_tokens(x)), height)
+        out: Tensor = self.proj_out(_image(h, height), residual=x)
+        return out
+
+
+def _tokens(x: Tensor) -> Tensor:
+    """(b, c, h, w) as (b, h*w, c): a view in channels_last memory."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def _image(x: Tensor, height: int) -> Tensor:
+    """(b, h*w, c) as (b, c, h, w): a view in channels_last memory."""
+    return torch.unflatten(x, 1, (height, -1)).permute(0, 3, 1, 2)
+
+
+class Downsample(nn.Module):
+    """Halves an image with a strided convolution, x: (b, c, h, w)  ->  (b, c, h/2, w/2)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.op = Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        out: Tensor = self.op(x)
+        return out
+
+
+class Upsample(nn.Module):
+    """Doubles an image, x: (b, c, h, w)  ->  (b, c, 2h, 2w)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = UpsampleConv2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        out: Tensor = self.conv(x)
+        return out
+
+
+class Block(nn.ModuleList):
+    """What LDM calls a TimestepEmbedSequential: hands each layer what it takes."""
+
+    def forward(self, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:  # noqa: D102
+        for layer in self:
+            if isinstance(layer, ResBlock):
+                x = layer(x, emb)
+            elif isinstance(layer, SpatialTransformer):
+                x = layer(x, context)
+            else:
+                x = layer(x)
+        return x
+
+
+class UNetModel(nn.Module):
+    """Predicts the noise (or v) of latents at a timestep, given the text.
+
+    x: (b, c_in, h, w) with h and w multiples of 2^(levels - 1), timesteps: (b,) in [0, 1000),
+    context: (b, s, D_context)  ->  (b, c_out, h, w), in x's dtype
+    """
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.model_channels
+        emb_width = 4 * width
+        self.time_embed = nn.Sequential(Linear(width, emb_width), nn.SiLU(), Linear(emb_width, emb_width))
+
+        def block(in_channels: int, out_channels: int, depth: int) -> Block:
+            layers: list[nn.Module] = [ResBlock(in_channels, out_channels, emb_width)]
+            if depth:
+                layers.append(transformer(out_channels, depth))
+            return Block(layers)
+
+        def transformer(channels: int, depth: int) -> SpatialTransformer:
+            heads = config.heads(channels)
+            return SpatialTransformer(channels, config.context_dim, heads, depth, config.linear_proj)
+
+        levels = tuple(zip(config.channel_mult, config.num_res_blocks, config.transformer_depth, strict=True))
+        channels = width
+        skips = [channels]
+        self.input_blocks = nn.ModuleList((Block((Conv2d(config.in_channels, channels, 3),)),))
+        for level, (mult, count, depth) in enumerate(levels):
+            if level:
+                self.input_blocks.append(Block((Downsample(channels),)))
+                skips.append(channels)
+            for _ in range(count):
+                self.input_blocks.append(block(channels, mult * width, depth))
+                channels = mult * width
+                skips.append(channels)
+
+        self.middle_block = block(channels, channels, config.middle_depth)
+        self.middle_block.append(ResBlock(channels, channels, emb_width))
+
+        self.output_blocks = nn.ModuleList()
+        for level, (mult, count, depth) in reversed(tuple(enumerate(levels))):
+            for _ in range(count + 1):
+                self.output_blocks.append(block(channels + skips.pop(), mult * width, depth))
+                channels = mult * width
+            if level:
+                last: Block = self.output_blocks[-1]  # type: ignore[assignment]
+                last.append(Upsample(channels))
+
+        self.out = nn.Sequential(
+            GroupNormSiLU(channels), nn.Identity(), Conv2d(channels, config.out_channels, 3)
+        )
+
+    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:  # noqa: D102
+        emb = self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(x.dtype))
+        skips: list[Tensor] = []
+        for block in self.input_blocks:
+            x = block(x, emb, context)
+            skips.append(x)
+        x = self.middle_block(x, emb, context)
+        for block in self.output_blocks:
+            x = block(torch.cat((x, skips.pop()), dim=1), emb, context)
+        out: Tensor = self.out(x)
+        return out
