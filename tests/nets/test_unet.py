@@ -1,0 +1,89 @@
+"""The UNet against diffusers' on the same random checkpoint, and its configuration read from shapes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+from torch import Tensor
+
+from darkroom.nets.unet import UNetConfig, UNetModel
+
+SD1 = UNetConfig(model_channels=32, channel_mult=(1, 2, 4, 4), context_dim=24)
+SD2 = UNetConfig(model_channels=64, channel_mult=(1, 2), num_res_blocks=(2, 2), transformer_depth=(1, 0),
+                 context_dim=32, linear_proj=True)  # fmt: skip
+INPAINT = UNetConfig(in_channels=9, model_channels=32, channel_mult=(1, 2), num_res_blocks=(1, 1),
+                     transformer_depth=(1, 1), context_dim=16)  # fmt: skip
+DEEP = UNetConfig(model_channels=64, channel_mult=(1, 2), num_res_blocks=(1, 1), transformer_depth=(0, 2),
+                  middle_depth=2, context_dim=16, linear_proj=True)  # fmt: skip
+CONFIGS = pytest.mark.parametrize("config", [SD1, SD2, INPAINT, DEEP], ids=("sd1", "sd2", "inpaint", "deep"))
+
+
+def random_unet(config: UNetConfig) -> UNetModel:
+    torch.manual_seed(0)
+    net = UNetModel(config).eval()
+    with torch.no_grad():
+        for parameter in net.parameters():  # norms too: ones and zeros would hide swapped weights
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return net
+
+
+def diffusers_unet(config: UNetConfig, state: dict[str, Tensor]) -> UNet2DConditionModel:
+    widths = tuple(mult * config.model_channels for mult in config.channel_mult)
+    reference = UNet2DConditionModel(
+        in_channels=config.in_channels,
+        out_channels=config.out_channels,
+        block_out_channels=widths,
+        layers_per_block=config.num_res_blocks[0],
+        down_block_types=tuple(
+            "CrossAttnDownBlock2D" if d else "DownBlock2D" for d in config.transformer_depth
+        ),
+        up_block_types=tuple(
+            "CrossAttnUpBlock2D" if d else "UpBlock2D" for d in config.transformer_depth[::-1]
+        ),
+        transformer_layers_per_block=tuple(max(d, 1) for d in config.transformer_depth),
+        cross_attention_dim=config.context_dim,
+        attention_head_dim=tuple(config.heads(width) for width in widths),  # diffusers' name for heads
+        use_linear_projection=config.linear_proj,
+    )
+    native = {f"model.diffusion_model.{name}": tensor for name, tensor in state.items()}
+    converted = convert_ldm_unet_checkpoint(native, {**reference.config}, extract_ema=False)
+    reference.load_state_dict(converted, strict=True)
+    return reference.eval()
+
+
+@CONFIGS
+@torch.inference_mode()
+def test_output_equals_diffusers(config: UNetConfig) -> None:
+    net = random_unet(config)
+    reference = diffusers_unet(config, net.state_dict())
+    x = torch.randn(2, config.in_channels, 16, 24)
+    t = torch.tensor([999.0, 3.5])
+    context = torch.randn(2, 77, config.context_dim)
+
+    expected = reference(x, t, context).sample
+    got = net(x.contiguous(memory_format=torch.channels_last), t, context)
+
+    assert (got - expected).abs().max() / expected.abs().max() < 1e-4
+
+
+@CONFIGS
+def test_config_is_read_from_shapes(config: UNetConfig) -> None:
+    with torch.device("meta"):
+        net = UNetModel(config)
+    assert UNetConfig.from_shapes({name: tuple(p.shape) for name, p in net.state_dict().items()}) == config
+
+
+def test_full_size_has_the_published_parameter_counts() -> None:
+    with torch.device("meta"):
+        sd1 = UNetModel(UNetConfig())
+        sd2 = UNetModel(UNetConfig(context_dim=1024, linear_proj=True))
+    assert sum(p.numel() for p in sd1.parameters()) == 859_520_964
+    assert sum(p.numel() for p in sd2.parameters()) == 865_910_724
+
+
+def test_gradients_reach_every_parameter() -> None:
+    net = random_unet(INPAINT)
+    net(torch.randn(1, 9, 8, 8), torch.tensor([7.0]), torch.randn(1, 5, 16)).square().mean().backward()
+    assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
