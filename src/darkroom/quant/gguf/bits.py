@@ -1,0 +1,41 @@
+"""Fields of a block: how the decoders take bytes apart. Blocks are uint8 (n, nbytes), one block a row."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def f16(blocks: Tensor, at: int) -> Tensor:
+    """The float16 at byte `at` of each block: (n, 1) float32."""
+    return blocks[:, at : at + 2].contiguous().view(torch.float16).to(torch.float32)
+
+
+def i16(field: Tensor) -> Tensor:
+    """Little-endian 16-bit words as their unsigned values: (n, 2 k) -> (n, k) int32."""
+    return field.contiguous().view(torch.int16).to(torch.int32) & 0xFFFF
+
+
+def i32(field: Tensor) -> Tensor:
+    """Little-endian 32-bit words; bits 31 come out as the sign: (n, 4 k) -> (n, k) int32."""
+    return field.contiguous().view(torch.int32)
+
+
+def shifted(field: Tensor, shifts: tuple[int, ...], mask: int) -> Tensor:
+    """Every element cut into `len(shifts)` fields, which become a new last dimension."""
+    amounts = torch.tensor(shifts, dtype=field.dtype, device=field.device)
+    return (field.unsqueeze(-1) >> amounts) & mask
+
+
+def planes(field: Tensor, shifts: tuple[int, ...], mask: int, width: int) -> Tensor:
+    """Runs of `width` bytes cut into planes, the fields of the first shift before those of the next.
+
+    field: (n, k * width) -> (n, k, len(shifts), width) uint8.
+    """
+    amounts = torch.tensor(shifts, dtype=torch.uint8, device=field.device).view(-1, 1)
+    return (field.unflatten(-1, (-1, 1, width)) >> amounts) & mask
+
+
+def nibbles(field: Tensor, width: int) -> Tensor:
+    """Low halves of each run of `width` bytes, then its high halves: (n, k * width) -> (n, 2 k width) uint8."""
+    return planes(field, (0, 4), 0x0F, width).flatten(1)

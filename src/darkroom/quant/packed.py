@@ -1,0 +1,56 @@
+"""A weight as it lies in the file: blocks of small integers with their scales."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from darkroom.quant import fp8, gguf
+
+
+@dataclass(frozen=True)
+class PackedTensor:
+    """A quantized weight that stays packed until it is bound or used.
+
+    data: uint8 (nbytes,), the blocks in row order. shape: the weight's, rows first.
+    format: a GGUF block type in lower case (q8_0, q4_k, ...), or f8_e4m3 / f8_e5m2.
+    scale: the factor of a scaled fp8 weight, one value or one for each row.
+    """
+
+    data: Tensor
+    format: str
+    shape: tuple[int, ...]
+    scale: Tensor | None = None
+
+    @classmethod
+    def encode(cls, weight: Tensor, format: str) -> PackedTensor:
+        """Quantizes `weight` of any float type to one of `gguf.ENCODERS`; its size must be whole blocks."""
+        return cls(gguf.encode(weight, format), format, tuple(weight.shape))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the packed data."""
+        return self.data.numel()
+
+    def decode(self, dtype: torch.dtype) -> Tensor:
+        """The weight as a contiguous tensor of `dtype`, on the device of `data`."""
+        if self.format in fp8.DTYPES:
+            return fp8.decode(self.data, self.format, self.shape, dtype, self.scale)
+        return gguf.decode(self.data, self.format, dtype).reshape(self.shape)
+
+    def row_slice(self, start: int, stop: int) -> PackedTensor | Tensor:
+        """Rows `start` to `stop`; packed where blocks do not cross rows, else decoded to float32."""
+        row = math.prod(self.shape[1:])
+        shape = (stop - start, *self.shape[1:])
+        if self.format in fp8.DTYPES:
+            per_row = self.scale is not None and self.scale.numel() > 1
+            scale = self.scale.reshape(-1)[start:stop] if self.scale is not None and per_row else self.scale
+            return PackedTensor(self.data[start * row : stop * row], self.format, shape, scale)
+        block = gguf.BLOCK_TYPES[self.format]
+        if start * row % block.elements or stop * row % block.elements:
+            return self.decode(torch.float32)[start:stop]
+        first, last = (n * row // block.elements * block.nbytes for n in (start, stop))
+        return PackedTensor(self.data[first:last], self.format, shape)

@@ -1,0 +1,60 @@
+"""What a model file holds, read from its header alone: names, shapes and types of its tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One tensor of a file.
+
+    shape: torch's order, rows first. dtype: f64 f32 f16 bf16 f8_e4m3 f8_e5m2 i64 i32 i16 i8 u8 bool,
+    or the name of a GGUF block type in lower case (q4_0, q6_k, iq4_xs, mxfp4, ...).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def numel(self) -> int:
+        """Number of elements; 1 for a scalar."""
+        return math.prod(self.shape)
+
+
+class TensorIndex(Mapping[str, TensorInfo]):
+    """The tensors of a file by name, in the file's order, and the file's own metadata."""
+
+    def __init__(self, tensors: Iterable[TensorInfo], metadata: Mapping[str, str] | None = None) -> None:
+        self._tensors = {info.name: info for info in tensors}
+        self.metadata: Mapping[str, str] = {} if metadata is None else metadata
+
+    def __getitem__(self, name: str) -> TensorInfo:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __repr__(self) -> str:
+        return f"TensorIndex({len(self)} tensors)"
+
+    def under(self, prefix: str) -> TensorIndex:
+        """The tensors whose names start with `prefix`, without it."""
+        return TensorIndex(
+            (
+                replace(info, name=name[len(prefix) :])
+                for name, info in self._tensors.items()
+                if name.startswith(prefix)
+            ),
+            self.metadata,
+        )
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name to shape."""
+        return {name: info.shape for name, info in self._tensors.items()}
