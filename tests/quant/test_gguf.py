@@ -70,7 +70,7 @@ def test_encodes_the_same_bytes_as_gguf(format: str) -> None:
 
 
 def test_q1_0_is_one_sign_bit_for_each_weight() -> None:
-    """gguf knows the type's size but cannot decode it; this is ggml's definition: d where the bit is set, else -d."""
+    """gguf knows its size but cannot decode it; ggml's definition: d where the bit is set, else -d."""
     blocks = random_blocks("q1_0")
     bits = np.unpackbits(blocks[:, 2:], axis=1, bitorder="little").astype(bool)
     d = blocks[:, :2].copy().view(np.float16).astype(np.float32)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 DTYPES: dict[str, torch.dtype] = {"f8_e4m3": torch.float8_e4m3fn, "f8_e5m2": torch.float8_e5m2}
-"""Format names and what torch calls them. e4m3 has no infinities (OCP 8-bit floating point, arXiv:2209.05433)."""
+"""Format names and torch's types (arXiv:2209.05433; e4m3 has no infinities)."""
 
 CHUNK = 1 << 20
 

@@ -35,7 +35,7 @@ class Recipe:
         return cls(source, source.shape)
 
     def make(self, tensor: Tensor | PackedTensor) -> Tensor | PackedTensor:
-        """The native tensor from the file's; a view where that is possible, packed as long as it stays whole."""
+        """The native tensor from the file's; a view where possible, packed while its blocks stay whole."""
         if isinstance(tensor, PackedTensor) and not self.transpose:
             part = tensor if self.rows is None else tensor.row_slice(*self.rows)
             return (
@@ -64,7 +64,7 @@ class Rule(Protocol):
 
 @dataclass(frozen=True)
 class Rename:
-    """Replaces what `pattern` finds in a name, as `re.sub` does: groups as \\1, or a function of the match."""
+    """Replaces what `pattern` finds in a name, as `re.sub` does: groups as \\1, or a function of it."""
 
     pattern: str
     replacement: str | Callable[[re.Match[str]], str]
@@ -151,7 +151,7 @@ class ToConv:
 
 @dataclass(frozen=True)
 class ToLinear:
-    """Gives the weight of a 1x1 convolution (rows, columns, 1, 1) the shape of a linear one (rows, columns)."""
+    """Gives the weight of a 1x1 convolution (rows, columns, 1, 1) that of a linear one (rows, columns)."""
 
     pattern: str
     replacement: str | None = None

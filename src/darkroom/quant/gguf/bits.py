@@ -33,9 +33,9 @@ def planes(field: Tensor, shifts: tuple[int, ...], mask: int, width: int) -> Ten
     field: (n, k * width) -> (n, k, len(shifts), width) uint8.
     """
     amounts = torch.tensor(shifts, dtype=torch.uint8, device=field.device).view(-1, 1)
-    return (field.unflatten(-1, (-1, 1, width)) >> amounts) & mask
+    return (field.reshape(field.shape[0], -1, 1, width) >> amounts) & mask
 
 
 def nibbles(field: Tensor, width: int) -> Tensor:
-    """Low halves of each run of `width` bytes, then its high halves: (n, k * width) -> (n, 2 k width) uint8."""
+    """Low halves of each run of `width` bytes, then its high halves: (n, k width) -> (n, 2 k width) uint8."""
     return planes(field, (0, 4), 0x0F, width).flatten(1)

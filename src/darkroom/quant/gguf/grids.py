@@ -35,7 +35,7 @@ def entries(book: CodeBook, device: torch.device) -> Tensor:
     shifts = torch.arange(0, 8, book.bits, dtype=torch.uint8)
     index = (packed[:, None] >> shifts) & ((1 << book.bits) - 1)
     levels = torch.tensor(book.levels, dtype=torch.float32)
-    return levels[index.flatten().int()].unflatten(0, (-1, book.width)).to(device)
+    return levels[index.flatten().int()].reshape(-1, book.width).to(device)
 
 
 IQ2_XXS = CodeBook(

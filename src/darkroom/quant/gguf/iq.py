@@ -17,7 +17,7 @@ IQ1_DELTA = 0.125
 
 def decode_iq2_xxs(blocks: Tensor) -> Tensor:
     """32 weights in 8 bytes: four codes, then four 7-bit sign patterns and a 4-bit scale."""
-    field = blocks[:, 2:].unflatten(1, (8, 8))  # (n, 8, 8)
+    field = blocks[:, 2:].reshape(-1, 8, 8)  # (n, 8, 8)
     word = i32(field[..., 4:]).squeeze(-1)  # (n, 8)
     scale = f16(blocks, 0) * (0.5 + _scale_bits(word)) * 0.25
     signs = _parity_signs(shifted(word, (0, 7, 14, 21), 0x7F))  # (n, 8, 4, 8)
@@ -27,7 +27,7 @@ def decode_iq2_xxs(blocks: Tensor) -> Tensor:
 
 def decode_iq2_xs(blocks: Tensor) -> Tensor:
     """8 weights in 16 bits, a 9-bit code and 7 bits of signs; a 4-bit scale for 16."""
-    word = i16(blocks[:, 2:66]).unflatten(1, (16, 2))  # (n, 16, 2)
+    word = i16(blocks[:, 2:66]).reshape(-1, 16, 2)  # (n, 16, 2)
     scale = f16(blocks, 0) * (0.5 + shifted(blocks[:, 66:], (0, 4), 0x0F).flatten(1)) * 0.25
     values = _entries(grids.IQ2_XS, word & 0x1FF)  # (n, 16, 2, 8)
     return (scale[..., None, None] * values * _parity_signs(word >> 9)).flatten(1)
@@ -36,8 +36,8 @@ def decode_iq2_xs(blocks: Tensor) -> Tensor:
 def decode_iq2_s(blocks: Tensor) -> Tensor:
     """8 weights a code of 10 bits, the two high ones apart; plain sign bits; a 4-bit scale for 16."""
     high = shifted(blocks[:, 66:74], (0, 2, 4, 6), 3).flatten(1)
-    code = (blocks[:, 2:34].int() | (high.int() << 8)).unflatten(1, (16, 2))
-    signs = _signs(blocks[:, 34:66]).unflatten(1, (16, 2))
+    code = (blocks[:, 2:34].int() | (high.int() << 8)).reshape(-1, 16, 2)
+    signs = _signs(blocks[:, 34:66]).reshape(-1, 16, 2, 8)
     scale = f16(blocks, 0) * (0.5 + shifted(blocks[:, 74:], (0, 4), 0x0F).flatten(1)) * 0.25
     return (scale[..., None, None] * _entries(grids.IQ2_S, code) * signs).flatten(1)
 
@@ -47,16 +47,16 @@ def decode_iq3_xxs(blocks: Tensor) -> Tensor:
     word = i32(blocks[:, 66:])  # (n, 8)
     scale = f16(blocks, 0) * (0.5 + _scale_bits(word)) * 0.5
     signs = _parity_signs(shifted(word, (0, 7, 14, 21), 0x7F))  # (n, 8, 4, 8)
-    values = _entries(grids.IQ3_XXS, blocks[:, 2:66]).flatten(1).unflatten(1, (8, 4, 8))
+    values = _entries(grids.IQ3_XXS, blocks[:, 2:66]).flatten(1).reshape(-1, 8, 4, 8)
     return (scale[..., None, None] * values * signs).flatten(1)
 
 
 def decode_iq3_s(blocks: Tensor) -> Tensor:
     """4 weights a code of 9 bits, the high one apart; plain sign bits; a 4-bit scale for 32."""
     code = blocks[:, 2:66].int() | (shifted(blocks[:, 66:74], EIGHT, 1).flatten(1).int() << 8)
-    signs = _signs(blocks[:, 74:106]).unflatten(1, (8, 4))
+    signs = _signs(blocks[:, 74:106]).reshape(-1, 8, 4, 8)
     scale = f16(blocks, 0) * (1 + 2 * shifted(blocks[:, 106:], (0, 4), 0x0F).flatten(1))
-    values = _entries(grids.IQ3_S, code).flatten(1).unflatten(1, (8, 4, 8))
+    values = _entries(grids.IQ3_S, code).flatten(1).reshape(-1, 8, 4, 8)
     return (scale[..., None, None] * values * signs).flatten(1)
 
 
@@ -65,13 +65,13 @@ def decode_iq1_s(blocks: Tensor) -> Tensor:
     word = i16(blocks[:, 34:])  # (n, 8)
     scale = f16(blocks, 0) * (2 * ((word >> 12) & 7) + 1)
     delta = torch.where(word & 0x8000 == 0, IQ1_DELTA, -IQ1_DELTA)
-    code = blocks[:, 2:34].int().unflatten(1, (8, 4)) | (shifted(word, (0, 3, 6, 9), 7) << 8)
+    code = blocks[:, 2:34].int().reshape(-1, 8, 4) | (shifted(word, (0, 3, 6, 9), 7) << 8)
     values = _entries(grids.IQ1_S, code) + delta[..., None, None]
     return (scale[..., None, None] * values).flatten(1)
 
 
 def decode_iq1_m(blocks: Tensor) -> Tensor:
-    """As iq1_s with a scale for 16 weights and an offset for 8; the block's float16 hides in the scales' top bits."""
+    """As iq1_s, a scale for 16 weights, an offset for 8; the float16 hides in the scales' top bits."""
     words = i16(blocks[:, 48:])  # (n, 4)
     nibble = words >> 12
     bits = nibble[:, 0] | (nibble[:, 1] << 4) | (nibble[:, 2] << 8) | (nibble[:, 3] << 12)
@@ -80,7 +80,7 @@ def decode_iq1_m(blocks: Tensor) -> Tensor:
     high = shifted(blocks[:, 32:48], (0, 4), 0x0F).flatten(1).int()  # (n, 32)
     delta = torch.where(high & 8 == 0, IQ1_DELTA, -IQ1_DELTA)
     values = _entries(grids.IQ1_S, blocks[:, :32].int() | ((high & 7) << 8)) + delta[..., None]  # (n, 32, 8)
-    return (scale[..., None, None] * values.unflatten(1, (16, 2))).flatten(1)
+    return (scale[..., None, None] * values.reshape(-1, 16, 2, 8)).flatten(1)
 
 
 def _entries(book: grids.CodeBook, code: Tensor) -> Tensor:

@@ -110,4 +110,4 @@ def _pair(q: Tensor) -> Tensor:
 
 def _fifth_bits(q: Tensor) -> Tensor:
     weights = torch.tensor([1 << i for i in range(8)], dtype=torch.uint8, device=q.device)
-    return ((q >> 4).unflatten(1, (4, 8)) * weights).sum(dim=2, dtype=torch.uint8)
+    return ((q >> 4).reshape(-1, 4, 8) * weights).sum(dim=2, dtype=torch.uint8)

@@ -15,7 +15,7 @@ from darkroom.quant.gguf.bits import f16, i16, nibbles, planes, shifted
 IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 E2M1_VALUES = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
-"""Twice the 4-bit floats of the OCP microscaling formats 1.0 (arXiv:2310.10537), so that they are integers."""
+"""Twice the 4-bit floats of the OCP microscaling formats 1.0 (arXiv:2310.10537): integers."""
 
 
 def decode_tq1_0(blocks: Tensor) -> Tensor:
@@ -23,7 +23,9 @@ def decode_tq1_0(blocks: Tensor) -> Tensor:
 
     def digits(field: Tensor, width: int, powers: tuple[int, ...]) -> Tensor:
         factors = torch.tensor(powers, dtype=torch.uint8, device=field.device).view(-1, 1)
-        return (field.unflatten(1, (-1, 1, width)) * factors).flatten(1)  # wraps: only the fraction counts
+        return (field.reshape(field.shape[0], -1, 1, width) * factors).flatten(
+            1
+        )  # wraps: only the fraction counts
 
     scaled = torch.cat(
         [
@@ -68,7 +70,7 @@ def decode_iq4_xs(blocks: Tensor) -> Tensor:
     low = shifted(blocks[:, 4:8], (0, 4), 0x0F).flatten(1)  # (n, 8)
     high = shifted(i16(blocks[:, 2:4]), tuple(range(0, 16, 2)), 3).flatten(1)  # (n, 8)
     d = f16(blocks, 0) * ((low | (high << 4)).to(torch.float32) - 32)
-    q = nibbles(blocks[:, 8:], 16).unflatten(1, (8, 32))
+    q = nibbles(blocks[:, 8:], 16).reshape(-1, 8, 32)
     return (d[..., None] * _table(IQ4_VALUES, blocks)[q.int()]).flatten(1)
 
 
