@@ -1,0 +1,153 @@
+"""Pictures on their way in: opened, refused by name, cut to the size that is asked for. No torch."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from darkroom.api.errors import RequestError
+from darkroom.api.request import ImageSource
+
+READABLE = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "TGA", "PPM")
+"""Formats that are opened. Others of Pillow's are left out: some start programs, few are pictures."""
+
+_NOT_IMAGES = (
+    (b"<!doctype html", "an HTML page, perhaps from a failed download"),
+    (b"<html", "an HTML page, perhaps from a failed download"),
+    (b"version https://git-lfs", "a git-lfs pointer, not the file itself"),
+    (b"<svg", "an SVG drawing"),
+    (b"<?xml", "an XML document"),
+    (b"%pdf", "a PDF document"),
+    (b"pk\x03\x04", "a zip archive"),
+    (b"gguf", "a GGUF model"),
+    (b"{", "a JSON text"),
+)
+
+
+def load_image(source: ImageSource, subject: str) -> Image.Image:
+    """The picture, upright, in RGB; transparent parts become white.
+
+    subject: what messages begin with, such as `--init-img`.
+    Raises RequestError that says what the file is when it is not a readable picture.
+    """
+    image = _decode(source, subject)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return image.convert("RGB")
+
+
+def load_mask(source: ImageSource, subject: str) -> Image.Image:
+    """The mask in greys ("L"), white where the picture is drawn anew; transparent parts become black."""
+    image = _decode(source, subject)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "black"), rgba)
+    return image.convert("L")
+
+
+def fit(image: Image.Image, width: int, height: int) -> Image.Image:
+    """The picture ("RGB" or "L") at width x height: cut from the middle to the aspect, then resized by area.
+
+    Each new pixel is the mean, in linear light, of the part of the picture that it covers, as
+    stb_image_resize does with its box filter and the sRGB colour space in stable-diffusion.cpp.
+    """
+    if image.size == (width, height):
+        return image
+    left, top, right, bottom = _middle(image.size, width, height)
+    cut = np.asarray(image)[top:bottom, left:right]
+    linear = _LINEAR_OF_SRGB[cut].reshape(bottom - top, right - left, -1)
+    rows = np.tensordot(_area_weights(bottom - top, height), linear, axes=(1, 0))  # (height, w, c)
+    resized = np.tensordot(_area_weights(right - left, width), rows, axes=(1, 1))  # (width, height, c)
+    pixels = _srgb(resized.transpose(1, 0, 2)).reshape(height, width, *cut.shape[2:])
+    return Image.fromarray(pixels, image.mode)
+
+
+def _middle(size: tuple[int, int], width: int, height: int) -> tuple[int, int, int, int]:
+    """The largest centred box with the aspect of width x height: left, top, right, bottom."""
+    w, h = size
+    if w * height > h * width:
+        cut = max(1, h * width // height)
+        return (w - cut) // 2, 0, (w - cut) // 2 + cut, h
+    cut = max(1, w * height // width)
+    return 0, (h - cut) // 2, w, (h - cut) // 2 + cut
+
+
+def _area_weights(old: int, new: int) -> NDArray[np.float32]:
+    """How much of each new pixel lies on each old one: (new, old), rows sum to 1."""
+    edges = np.arange(new + 1) * (old / new)
+    start, end = edges[:-1, None], edges[1:, None]
+    pixel = np.arange(old)[None]
+    covered = np.clip(np.minimum(end, pixel + 1) - np.maximum(start, pixel), 0, None)
+    weights: NDArray[np.float32] = (covered / covered.sum(axis=1, keepdims=True)).astype(np.float32)
+    return weights
+
+
+def _linear_of_srgb() -> NDArray[np.float32]:
+    """IEC 61966-2-1 for each of the 256 byte values."""
+    v = np.arange(256) / 255
+    return np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4).astype(np.float32)
+
+
+_LINEAR_OF_SRGB = _linear_of_srgb()
+
+
+def _srgb(linear: NDArray[np.float32]) -> NDArray[np.uint8]:
+    v = np.clip(linear, 0, 1)
+    encoded = np.where(v <= 0.0031308, v * 12.92, 1.055 * np.maximum(v, 1e-9) ** (1 / 2.4) - 0.055)
+    return (encoded * 255 + 0.5).astype(np.uint8)
+
+
+def _decode(source: ImageSource, subject: str) -> Image.Image:
+    if isinstance(source, Image.Image):
+        return source
+    name, data = _read(source, subject)
+    try:
+        image: Image.Image = Image.open(io.BytesIO(data), formats=READABLE)
+        image.load()
+    except UnidentifiedImageError:
+        raise RequestError(
+            f"{subject}: {name} is {_describe(data)}; a PNG, JPEG or WebP picture was expected"
+        ) from None
+    except Image.DecompressionBombError:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
+        raise RequestError(f"{subject}: {name} is too large; at most {limit} megapixels are read") from None
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error) as error:
+        raise RequestError(
+            f"{subject}: {name} is damaged or cut off ({error}); a complete picture was expected"
+        ) from None
+    if image.mode.startswith("I;16"):  # Pillow's own conversion to 8 bits would clip instead of scale
+        image = Image.fromarray((np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8), "L")
+    return ImageOps.exif_transpose(image)
+
+
+def _read(source: Path | bytes, subject: str) -> tuple[str, bytes]:
+    """What to call the picture in messages, and its bytes."""
+    if isinstance(source, bytes):
+        return "the picture", source
+    name = f"'{source}'"
+    try:
+        return name, source.read_bytes()
+    except FileNotFoundError:
+        raise RequestError(f"{subject}: {name} does not exist; the path of a picture was expected") from None
+    except IsADirectoryError:
+        raise RequestError(f"{subject}: {name} is a folder; the path of a picture was expected") from None
+    except OSError as error:
+        raise RequestError(f"{subject}: {name} cannot be read ({error.strerror})") from None
+
+
+def _describe(data: bytes) -> str:
+    """What bytes are that are no picture."""
+    if not data:
+        return "empty (0 bytes)"
+    head = data[:64].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    for start, what in _NOT_IMAGES:
+        if head.startswith(start):
+            return what
+    return f"no picture that can be read (it begins with {data[:8].hex(' ')})"
