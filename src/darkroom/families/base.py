@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
@@ -69,12 +70,13 @@ class ModuleSpec:
 class TextPrompt:
     """A prompt and what goes with it.
 
-    embeddings: textual inversions by lower-case trigger word, each (n, D).
+    embeddings: files of textual inversions by lower-case trigger word (families.embeddings.find_embeddings).
+    A file is read when a prompt holds its word, and it may hold vectors for several text encoders.
     """
 
     text: str
     clip_skip: int
-    embeddings: Mapping[str, Tensor] = field(default_factory=dict)
+    embeddings: Mapping[str, Path] = field(default_factory=dict)
 
 
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
