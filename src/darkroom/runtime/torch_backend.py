@@ -1,0 +1,201 @@
+"""The devices that torch knows: the processor, CUDA and ROCm cards, Apple's Metal, Intel's XPU."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+from collections.abc import Sequence
+
+import torch
+
+from darkroom.api.names import ComputeType
+from darkroom.runtime.backends import Backend, Memory
+from darkroom.runtime.devices import Device, DeviceType
+from darkroom.runtime.host import free_and_total_memory, physical_cores
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {ComputeType.F32: torch.float32, ComputeType.BF16: torch.bfloat16, ComputeType.F16: torch.float16}
+
+
+class TorchProvider:
+    """Finds torch's devices and opens them."""
+
+    def devices(self) -> Sequence[Device]:
+        """The processor first, then whatever accelerator this build of torch can use."""
+        return [_cpu(), *_cuda(), *_metal(), *_xpu()]
+
+    def open(self, device: Device, *, threads: int) -> Backend:
+        """A backend for one of `devices()`. Raises RuntimeError when its driver does not answer."""
+        if device.kind == "cpu":
+            return CpuBackend(device, threads)
+        if device.kind == "metal":
+            return MetalBackend(device, torch.device("mps"))
+        index = int(device.name.removeprefix(device.kind))
+        if device.kind == "xpu":
+            return XpuBackend(device, torch.device("xpu", index))
+        return CudaBackend(device, torch.device("cuda", index))
+
+
+class CpuBackend(Backend):
+    """The processor."""
+
+    def __init__(self, info: Device, threads: int) -> None:
+        super().__init__(info, torch.device("cpu"))
+        self._threads = threads
+
+    def memory(self) -> Memory:
+        """Main memory; a container's limit counts."""
+        return Memory(*free_and_total_memory())
+
+    def compute_dtype(self, asked: ComputeType) -> torch.dtype:
+        """bf16 where the processor multiplies it in hardware, else f32; never f16, ten times slower."""
+        best = torch.bfloat16 if has_bf16_arithmetic() else torch.float32
+        if asked is ComputeType.F16:
+            logger.warning("compute type: f16 is very slow on a CPU; %s is used instead", _short(best))
+        return best if asked in (ComputeType.AUTO, ComputeType.F16) else DTYPES[asked]
+
+    def prepare(self) -> None:
+        """Threads: as told, else OMP_NUM_THREADS, else one a core. f32 products: by the faster library."""
+        if self._threads > 0 or "OMP_NUM_THREADS" not in os.environ:
+            self._undo.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(self._threads if self._threads > 0 else physical_cores())
+        # "bf16" gives f32 products to oneDNN instead of MKL, whose kernels are half as fast on AMD CPUs.
+        # oneDNN may then round to bf16, which it does only where AMX is; without AMX the result is f32's own.
+        if platform.machine() in ("x86_64", "AMD64") and not torch.cpu._is_amx_tile_supported():
+            matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+            self._undo.callback(setattr, matmul, "fp32_precision", matmul.fp32_precision)
+            matmul.fp32_precision = "bf16"
+
+
+class CudaBackend(Backend):
+    """One NVIDIA or AMD card: torch calls both cuda."""
+
+    def memory(self) -> Memory:
+        """The card's memory, other processes counted as used."""
+        return Memory(*torch.cuda.mem_get_info(self.device))
+
+    def compute_dtype(self, asked: ComputeType) -> torch.dtype:
+        """bf16 on cards that have it (compute capability 8.0 and later, AMD), else f16."""
+        with torch.cuda.device(self.device):
+            has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return _explicit(asked, torch.bfloat16 if has_bf16 else torch.float16)
+
+    def prepare(self) -> None:
+        """Convolutions: by the fastest algorithm for their shape. f32: true f32, no TF32."""
+        torch.cuda.get_device_properties(self.device)
+        cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+        for target, attribute, value in (
+            (cudnn, "benchmark", True),
+            (cudnn.conv, "fp32_precision", "ieee"),  # type: ignore[attr-defined]
+            (matmul, "fp32_precision", "ieee"),
+        ):
+            self._undo.callback(setattr, target, attribute, getattr(target, attribute))
+            setattr(target, attribute, value)
+
+    def synchronize(self) -> None:
+        """Waits for the card."""
+        torch.cuda.synchronize(self.device)
+
+    def empty_cache(self) -> None:
+        """Gives the allocator's unused blocks back to the driver."""
+        with torch.cuda.device(self.device):
+            torch.cuda.empty_cache()
+
+
+class MetalBackend(Backend):
+    """Apple's GPU, which shares the main memory."""
+
+    def memory(self) -> Memory:
+        """The share of main memory that the system lets the GPU have."""
+        total = torch.mps.recommended_max_memory()
+        return Memory(max(total - torch.mps.driver_allocated_memory(), 0), total)
+
+    def compute_dtype(self, asked: ComputeType) -> torch.dtype:
+        """bf16 from macOS 14 on, else f16."""
+        return _explicit(
+            asked, torch.bfloat16 if torch.backends.mps.is_macos_or_newer(14, 0) else torch.float16
+        )
+
+    def synchronize(self) -> None:
+        """Waits for the GPU."""
+        torch.mps.synchronize()
+
+    def empty_cache(self) -> None:
+        """Gives the allocator's unused blocks back to the system."""
+        torch.mps.empty_cache()
+
+
+class XpuBackend(Backend):
+    """One Intel GPU."""
+
+    def memory(self) -> Memory:
+        """The GPU's memory."""
+        return Memory(*torch.xpu.mem_get_info(self.device))
+
+    def compute_dtype(self, asked: ComputeType) -> torch.dtype:
+        """bf16 where the GPU has it, else f16."""
+        has_bf16 = torch.xpu.is_bf16_supported(including_emulation=False)
+        return _explicit(asked, torch.bfloat16 if has_bf16 else torch.float16)
+
+    def synchronize(self) -> None:
+        """Waits for the GPU."""
+        torch.xpu.synchronize(self.device)
+
+    def empty_cache(self) -> None:
+        """Gives the allocator's unused blocks back to the driver."""
+        torch.xpu.empty_cache()
+
+
+def has_bf16_arithmetic() -> bool:
+    """Whether this processor multiplies bf16 in hardware: AVX512-BF16 or AMX."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _explicit(asked: ComputeType, auto: torch.dtype) -> torch.dtype:
+    return DTYPES.get(asked, auto)
+
+
+def _short(dtype: torch.dtype) -> str:
+    return {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}[dtype]
+
+
+def _cpu() -> Device:
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    description = str(capabilities.get("cpu_name", "") or platform.processor() or platform.machine())
+    return Device("cpu", "cpu", DeviceType.CPU, description.strip(), free_and_total_memory()[1])
+
+
+def _cuda() -> list[Device]:
+    if not torch.cuda.is_available():
+        return []
+    kind = "rocm" if torch.version.hip else "cuda"
+    return [
+        Device(
+            f"{kind}{index}",
+            kind,
+            DeviceType.INTEGRATED_GPU if getattr(card, "is_integrated", False) else DeviceType.GPU,
+            card.name,
+            card.total_memory,
+        )
+        for index in range(torch.cuda.device_count())
+        for card in [torch.cuda.get_device_properties(index)]
+    ]
+
+
+def _metal() -> list[Device]:
+    if not torch.backends.mps.is_available():
+        return []
+    memory = torch.mps.recommended_max_memory()
+    return [Device("metal", "metal", DeviceType.GPU, f"{_cpu().description} GPU", memory)]
+
+
+def _xpu() -> list[Device]:
+    if not torch.xpu.is_available():
+        return []
+    return [
+        Device(f"xpu{index}", "xpu", DeviceType.GPU, card.name, card.total_memory)
+        for index in range(torch.xpu.device_count())
+        for card in [torch.xpu.get_device_properties(index)]
+    ]
