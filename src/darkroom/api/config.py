@@ -59,11 +59,22 @@ class EngineConfig(BaseModel):
         "arithmetic of the networks: auto, f32, bf16 or f16",
         "--compute-type",
         metavar="TYPE",
+        label="compute type",
     )
-    rng: RngType = opt(RngType.CUDA, "random generator of the initial noise", "--rng", metavar="RNG")
+    rng: RngType = opt(
+        RngType.CUDA, "random generator of the initial noise", "--rng", metavar="RNG", label="rng type"
+    )
     sampler_rng: RngType | None = opt(
-        None, "random generator of the samplers' noise (default: as --rng)", "--sampler-rng", metavar="RNG"
+        None,
+        "random generator of the samplers' noise (default: as --rng)",
+        "--sampler-rng",
+        metavar="RNG",
+        label="sampler rng type",
     )
     prediction: PredictionType | None = opt(
-        None, "what the network predicts (default: found out from the file)", "--prediction", metavar="TYPE"
+        None,
+        "what the network predicts (default: found out from the file)",
+        "--prediction",
+        metavar="TYPE",
+        label="prediction type",
     )

@@ -5,6 +5,7 @@ sd-cli's flags, the server's JSON and the generated documentation all come from 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,29 +20,34 @@ class Flag:
     names: every spelling, short ones first.
     metavar: the placeholder in the help text; None for a switch.
     concat: repeated values are joined with a comma instead of the last one winning.
-    from_file: the value is a path whose text becomes the option's value.
+    file_names: more spellings, whose value is the path of a file that holds the option's text.
+    label: what a wrong value is called in messages; the flag's own name when empty.
     """
 
     names: tuple[str, ...]
     metavar: str | None = None
     concat: bool = False
+    file_names: tuple[str, ...] = ()
+    label: str = ""
 
 
 def opt(
-    default: Any,  # noqa: ANN401  (any field type)
+    default: Any,  # noqa: ANN401
     help: str,
     *names: str,
     metavar: str | None = None,
     concat: bool = False,
-    **limits: Any,  # noqa: ANN401  (pydantic's ge, gt, le, lt)
-) -> Any:  # noqa: ANN401  (pydantic's Field is typed so)
+    file_names: tuple[str, ...] = (),
+    label: str = "",
+    **limits: Any,  # noqa: ANN401
+) -> Any:  # noqa: ANN401
     """A pydantic field that also knows its command-line flag.
 
-    limits: pydantic's own `ge`, `gt`, `le`, `lt`.
+    limits: pydantic's own `ge`, `gt`, `le`, `lt`, `min_length`.
     """
-    info: FieldInfo = Field(default=default, description=help, **limits)
-    info.metadata.append(Flag(names, metavar, concat))
-    return info
+    field = Field(default=default, description=help, **limits)
+    field.metadata.append(Flag(names, metavar, concat, file_names, label))
+    return field
 
 
 def flag_of(field: FieldInfo) -> Flag | None:
@@ -49,7 +55,7 @@ def flag_of(field: FieldInfo) -> Flag | None:
     return next((extra for extra in field.metadata if isinstance(extra, Flag)), None)
 
 
-def flags(model: type[BaseModel]) -> dict[str, tuple[Flag, FieldInfo]]:
+def flags(model: type[BaseModel]) -> Mapping[str, tuple[Flag, FieldInfo]]:
     """Every option of `model` that has a flag, by field name, in declaration order."""
     return {
         name: (flag, field)

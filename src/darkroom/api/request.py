@@ -19,8 +19,17 @@ class GenerationRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
-    prompt: str = opt("", "the prompt to render", "-p", "--prompt", metavar="TEXT")
-    negative_prompt: str = opt("", "the negative prompt", "-n", "--negative-prompt", metavar="TEXT")
+    prompt: str = opt(
+        "", "the prompt to render", "-p", "--prompt", metavar="TEXT", file_names=("--prompt-file",)
+    )
+    negative_prompt: str = opt(
+        "",
+        "the negative prompt",
+        "-n",
+        "--negative-prompt",
+        metavar="TEXT",
+        file_names=("--negative-prompt-file",),
+    )
     init_image: ImageSource | None = opt(
         None, "image to start from (image-to-image)", "-i", "--init-img", metavar="PATH"
     )
@@ -39,7 +48,12 @@ class GenerationRequest(BaseModel):
         gt=0,
     )
     steps: int | None = opt(
-        None, "number of sampling steps (default: the model's, usually 20)", "--steps", metavar="N", gt=0
+        None,
+        "number of sampling steps (default: the model's, usually 20)",
+        "--steps",
+        metavar="N",
+        gt=0,
+        le=10_000,
     )
     cfg_scale: float | None = opt(
         None,
@@ -52,16 +66,25 @@ class GenerationRequest(BaseModel):
         None, "noise multiplier of ancestral samplers (default: the sampler's)", "--eta", metavar="ETA", ge=0
     )
     sampling_method: SampleMethod | None = opt(
-        None, "sampling method (default: the model's)", "--sampling-method", metavar="METHOD"
+        None,
+        "sampling method (default: the model's)",
+        "--sampling-method",
+        metavar="METHOD",
+        label="sample method",
     )
     scheduler: Scheduler | None = opt(
-        None, "schedule of noise levels (default: the model's)", "--scheduler", metavar="SCHEDULER"
+        None,
+        "schedule of noise levels (default: the model's)",
+        "--scheduler",
+        metavar="SCHEDULER",
+        label="scheduler",
     )
     sigmas: tuple[float, ...] | None = opt(
         None,
         "the noise levels themselves, comma-separated, instead of a schedule",
         "--sigmas",
         metavar="LIST",
+        min_length=2,
     )
     timestep_shift: int = opt(
         0,
@@ -96,4 +119,4 @@ class GenerationRequest(BaseModel):
         ge=-(2**63),
         lt=2**63,
     )
-    batch_count: int = opt(1, "number of images", "-b", "--batch-count", metavar="N", gt=0)
+    batch_count: int = opt(1, "number of images", "-b", "--batch-count", metavar="N", gt=0, le=10_000)
