@@ -1,0 +1,101 @@
+"""CLIP's spellings: what the rules make of open_clip's layout and of bare Hugging Face names."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from darkroom.nets.te.clip import CLIPTextConfig, CLIPTextModel
+from darkroom.weights.clip_names import BARE_CLIP, OPEN_CLIP
+from darkroom.weights.index import TensorIndex, TensorInfo
+from darkroom.weights.keys import KeyRules
+
+D, VOCAB, LENGTH, LAYERS, HEADS = 128, 50, 77, 2, 2
+
+
+def renamed(state: dict[str, Tensor], rules: KeyRules) -> dict[str, Tensor]:
+    view = rules.apply(TensorIndex(TensorInfo(name, tuple(t.shape), "f32") for name, t in state.items()))
+    made = {name: recipe.make(state[recipe.source.name]) for name, recipe in view.recipes.items()}
+    return {name: tensor for name, tensor in made.items() if isinstance(tensor, Tensor)}
+
+
+def open_clip_state(prefix: str) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    state = {
+        "token_embedding.weight": torch.randn(VOCAB, D),
+        "positional_embedding": torch.randn(LENGTH, D),
+        "text_projection": torch.randn(D, D),
+        "logit_scale": torch.tensor(4.6),
+        "ln_final.weight": torch.randn(D),
+        "ln_final.bias": torch.randn(D),
+    }
+    for i in range(LAYERS):
+        shapes = {
+            "attn.in_proj_weight": (3 * D, D),
+            "attn.in_proj_bias": (3 * D,),
+            "attn.out_proj.weight": (D, D),
+            "attn.out_proj.bias": (D,),
+            "ln_1.weight": (D,),
+            "ln_1.bias": (D,),
+            "ln_2.weight": (D,),
+            "ln_2.bias": (D,),
+            "mlp.c_fc.weight": (4 * D, D),
+            "mlp.c_fc.bias": (4 * D,),
+            "mlp.c_proj.weight": (D, 4 * D),
+            "mlp.c_proj.bias": (D,),
+        }
+        for name, shape in shapes.items():
+            state[f"transformer.resblocks.{i}.{name}"] = torch.randn(shape) * 0.1
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def open_clip_forward(state: dict[str, Tensor], tokens: Tensor) -> Tensor:
+    """open_clip's text tower on torch's own MultiheadAttention, after which its files are named."""
+    mask = torch.full((LENGTH, LENGTH), -torch.inf).triu(1)
+    x = state["token_embedding.weight"][tokens] + state["positional_embedding"]
+    for i in range(LAYERS):
+        block = {
+            name.split(f"resblocks.{i}.")[1]: t for name, t in state.items() if f"resblocks.{i}." in name
+        }
+        attn = torch.nn.MultiheadAttention(D, HEADS, batch_first=True)
+        attn.load_state_dict({name[5:]: t for name, t in block.items() if name.startswith("attn.")})
+        h = F.layer_norm(x, (D,), block["ln_1.weight"], block["ln_1.bias"])
+        x = x + attn(h, h, h, need_weights=False, attn_mask=mask)[0]
+        h = F.layer_norm(x, (D,), block["ln_2.weight"], block["ln_2.bias"])
+        h = F.gelu(F.linear(h, block["mlp.c_fc.weight"], block["mlp.c_fc.bias"]))
+        x = x + F.linear(h, block["mlp.c_proj.weight"], block["mlp.c_proj.bias"])
+    return F.layer_norm(x, (D,), state["ln_final.weight"], state["ln_final.bias"])
+
+
+@pytest.mark.parametrize("encoder", ["cond_stage_model.", "cond_stage_model.1."])
+@torch.no_grad()
+def test_open_clip_runs_as_hugging_face_clip(encoder: str) -> None:
+    state = renamed(open_clip_state(f"{encoder}model."), OPEN_CLIP)
+    native = {name.removeprefix(f"{encoder}transformer."): tensor for name, tensor in state.items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in native.items()}
+    net = CLIPTextModel(CLIPTextConfig.from_shapes(shapes, "gelu"))
+    net.load_state_dict(native, strict=True)
+    tokens = torch.randint(0, VOCAB, (2, LENGTH), generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(
+        net(tokens), open_clip_forward(open_clip_state(""), tokens), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_bare_names_get_their_text_model() -> None:
+    names = ["embeddings.token_embedding.weight", "encoder.layers.0.mlp.fc1.bias", "final_layer_norm.weight"]
+    state = {f"cond_stage_model.transformer.{name}": torch.zeros(1) for name in names}
+    assert list(renamed(state, BARE_CLIP)) == [
+        f"cond_stage_model.transformer.text_model.{name}" for name in names
+    ]
+
+
+@pytest.mark.parametrize("rules", [OPEN_CLIP, BARE_CLIP])
+def test_native_names_stay(rules: KeyRules) -> None:
+    names = [
+        "cond_stage_model.transformer.text_model.encoder.layers.0.mlp.fc1.weight",
+        "model.diffusion_model.input_blocks.0.0.weight",
+        "first_stage_model.encoder.conv_in.weight",
+    ]
+    assert list(renamed({name: torch.zeros(1) for name in names}, rules)) == names
