@@ -61,12 +61,13 @@ class CpuBackend(Backend):
         if self._threads > 0 or "OMP_NUM_THREADS" not in os.environ:
             self._undo.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(self._threads if self._threads > 0 else physical_cores())
-        # "bf16" gives f32 products to oneDNN instead of MKL, whose kernels are half as fast on AMD CPUs.
+        # "medium" gives f32 products to oneDNN instead of MKL, whose kernels are half as fast on AMD CPUs.
         # oneDNN may then round to bf16, which it does only where AMX is; without AMX the result is f32's own.
-        if platform.machine() in ("x86_64", "AMD64") and not torch.cpu._is_amx_tile_supported():
-            matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-            self._undo.callback(setattr, matmul, "fp32_precision", matmul.fp32_precision)
-            matmul.fp32_precision = "bf16"
+        # On a CUDA machine the setting would also mean TF32 there.
+        is_safe = not (torch.cpu._is_amx_tile_supported() or torch.cuda.is_available())
+        if is_safe and platform.machine() in ("x86_64", "AMD64"):
+            self._undo.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+            torch.set_float32_matmul_precision("medium")
 
 
 class CudaBackend(Backend):
@@ -88,8 +89,8 @@ class CudaBackend(Backend):
         cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
         for target, attribute, value in (
             (cudnn, "benchmark", True),
-            (cudnn.conv, "fp32_precision", "ieee"),  # type: ignore[attr-defined]
-            (matmul, "fp32_precision", "ieee"),
+            (cudnn, "allow_tf32", False),
+            (matmul, "allow_tf32", False),
         ):
             self._undo.callback(setattr, target, attribute, getattr(target, attribute))
             setattr(target, attribute, value)

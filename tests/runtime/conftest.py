@@ -1,0 +1,81 @@
+"""Devices that this machine need not have: cards beside the processor, and one on torch's meta device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from darkroom.api.names import ComputeType
+from darkroom.runtime.backends import Backend, Memory
+from darkroom.runtime.devices import Device, Devices, DeviceType
+from darkroom.runtime.torch_backend import TorchProvider
+
+GIGABYTE = 10**9
+
+
+class FakeBackend(Backend):
+    """Counts what it is asked to take; on torch's `meta` device, or beside the processor."""
+
+    def __init__(self, info: Device, device: torch.device) -> None:
+        super().__init__(info, device)
+        self.taken = 0
+        self.prepared = 0
+        self.emptied = 0
+
+    def memory(self) -> Memory:
+        return Memory(self.info.memory // 2, self.info.memory)
+
+    def compute_dtype(self, asked: ComputeType) -> torch.dtype:
+        return torch.float32
+
+    def prepare(self) -> None:
+        self.prepared += 1
+
+    def take(self, tensor: Tensor) -> Tensor:
+        self.taken += 1
+        return tensor.to(self.device, copy=True)
+
+    def empty_cache(self) -> None:
+        self.emptied += 1
+
+
+class FakeProvider:
+    """Offers the devices it is given. Kind `meta` is torch's meta device, all others the processor."""
+
+    def __init__(self, *devices: Device) -> None:
+        self._devices = devices
+        self.opened: list[tuple[str, int]] = []
+
+    def devices(self) -> Sequence[Device]:
+        return self._devices
+
+    def open(self, device: Device, *, threads: int) -> Backend:
+        if device.kind == "broken":
+            raise RuntimeError("no driver answers")
+        self.opened.append((device.name, threads))
+        return FakeBackend(device, torch.device("meta" if device.kind == "meta" else "cpu"))
+
+
+def fake(name: str, type: DeviceType = DeviceType.GPU) -> Device:
+    """A device of 8 GB whose kind is its name without the number."""
+    return Device(name, name.rstrip("0123456789"), type, f"Fake {name}", 8 * GIGABYTE)
+
+
+CARDS = ("vulkan0", "vulkan1", "cuda0", "meta0", "broken0")
+
+
+@pytest.fixture
+def provider() -> FakeProvider:
+    """Five cards and an integrated GPU, listed first to show that its turn comes last."""
+    return FakeProvider(
+        fake("vulkan2", DeviceType.INTEGRATED_GPU), *map(fake, CARDS), fake("slow0", DeviceType.CPU)
+    )
+
+
+@pytest.fixture
+def devices(provider: FakeProvider) -> Devices:
+    """This machine's processor and the fake devices."""
+    return Devices([TorchProvider(), provider])
