@@ -1,7 +1,7 @@
 """CLIP text encoders' other spellings as rules: open_clip's names, and Hugging Face's without `text_model.`.
 
-They expect the text encoder under `cond_stage_model.` (the second of SDXL under `cond_stage_model.1.`) and lead
-to `cond_stage_model.transformer.text_model.`, the names of Stable Diffusion 1's files.
+They expect the text encoder under `cond_stage_model.` (SDXL's second under `cond_stage_model.1.`) and lead to
+`cond_stage_model.transformer.text_model.`, the names of Stable Diffusion 1's files.
 """
 
 from __future__ import annotations
