@@ -53,6 +53,11 @@ class Conditioning:
     vector: Tensor | None = None
     concat: Tensor | None = None
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> Conditioning:
+        """The same with every tensor changed, for example moved."""
+        vector, concat = (None if tensor is None else change(tensor) for tensor in (self.vector, self.concat))
+        return Conditioning(change(self.context), vector, concat)
+
 
 @dataclass(frozen=True)
 class ModuleSpec:
@@ -101,6 +106,10 @@ class Family(ABC, Generic[C]):
     @abstractmethod
     def modules(self, config: C) -> Mapping[Module, ModuleSpec]:
         """The networks of the model."""
+
+    @abstractmethod
+    def inpaints(self, config: C) -> bool:
+        """Whether the network is told mask and hidden picture in extra input channels (`Conditioning.concat`)."""
 
     @abstractmethod
     def encode(self, te: nn.Module, prompts: Sequence[TextPrompt], config: C) -> Sequence[Conditioning]:

@@ -1,0 +1,285 @@
+"""Load a model once, draw many pictures."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
+
+import torch
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from darkroom.api.config import EngineConfig
+from darkroom.api.names import Module
+from darkroom.api.request import GenerationRequest
+from darkroom.api.result import GenerationResult, IsCancelled, OnProgress, Phase, Progress
+from darkroom.core.infotext import PictureParameters, write_infotext
+from darkroom.engine.cache import PromptCache
+from darkroom.engine.model import Model, open_model
+from darkroom.engine.pipeline import (
+    Schedule,
+    Start,
+    decode,
+    empty_start,
+    encode_start,
+    guidance_of,
+    make_schedule,
+    sample,
+)
+from darkroom.engine.plan import Plan, make_plan
+from darkroom.engine.report import Report
+from darkroom.families.base import Conditioning, Predict, TextPrompt
+from darkroom.families.embeddings import find_embeddings
+from darkroom.runtime.backends import BackendManager, Placement
+from darkroom.runtime.budget import check_size, estimate_activation_bytes
+from darkroom.runtime.component import Component
+from darkroom.runtime.devices import Devices
+from darkroom.sampling.guidance import PredictBatch
+from darkroom.sampling.noise import NoiseSource
+from darkroom.sampling.prediction import Prediction, make_prediction
+
+logger = logging.getLogger(__name__)
+
+
+def _ignore(progress: Progress) -> None:
+    """Progress that nobody asked for."""
+
+
+def _never() -> bool:
+    """A request that nobody cancels."""
+    return False
+
+
+class Engine:
+    """One model, ready to draw. Not for several threads at once.
+
+    >>> with Engine.load(EngineConfig(model="model.safetensors")) as engine:
+    ...     result = engine.generate(GenerationRequest(prompt="a cat", seed=1))
+    ...     result.images[0].save("cat.png")
+    """
+
+    def __init__(self, config: EngineConfig, model: Model, manager: BackendManager) -> None:
+        """`Engine.load` makes one. The engine closes `model` and `manager`."""
+        self.config = config
+        self.model = model
+        self.manager = manager
+        self.embeddings = find_embeddings(config.embd_dir)
+        self.components = {module: self._component(module) for module in model.sources}
+        self._prompts = PromptCache()
+        self._prediction: Prediction | None = None
+
+    @classmethod
+    def load(
+        cls,
+        config: EngineConfig | None = None,
+        *,
+        devices: Devices | None = None,
+        on_progress: OnProgress = _ignore,
+    ) -> Engine:
+        """Checks every option, then opens the model. Weights are read when a module first runs, or now
+        with `eager_load`.
+
+        devices: what there is to choose from; None looks at this machine.
+        Raises PlacementError, RequestError, CheckpointError, OutOfMemoryError.
+        """
+        config = config or EngineConfig()
+        placement = Placement.parse(config, devices or Devices.discover())
+        find_embeddings(config.embd_dir)
+        with ExitStack() as undo:
+            model = open_model(config)
+            undo.callback(model.close)
+            manager = undo.enter_context(BackendManager(placement, threads=config.threads))
+            engine = cls(config, model, manager)
+            undo.callback(engine.close)
+            if config.eager_load:
+                report = Report(on_progress, _never)
+                for component in engine.components.values():
+                    component.load(report.loading(component.nbytes))
+            undo.pop_all()
+        return engine
+
+    def plan(self, request: GenerationRequest) -> Plan:
+        """What `request` means for this model, checked before any weight moves.
+
+        Raises RequestError, also for a size whose memory the devices do not have.
+        """
+        plan = make_plan(request, self.model.family.defaults(self.model.architecture))
+        for module, batch in ((Module.DIFFUSION, 2), (Module.VAE, 1)):
+            component = self.components[module]
+            memory = component.runtime.memory()
+            needed = estimate_activation_bytes(
+                plan.width, plan.height, itemsize=component.dtype.itemsize, batch=batch
+            )
+            check_size(plan.width, plan.height, needed, memory.total, component.runtime.name)
+        return plan
+
+    def generate(
+        self,
+        request: GenerationRequest,
+        on_progress: OnProgress = _ignore,
+        is_cancelled: IsCancelled = _never,
+    ) -> GenerationResult:
+        """Draws `request`. Equal requests give equal pixels.
+
+        on_progress: told of every step. is_cancelled: asked at every step.
+        Raises RequestError, CheckpointError, OutOfMemoryError, and Cancelled within one step of being asked to.
+        """
+        plan = self.plan(request)
+        report = Report(on_progress, is_cancelled, len(plan.seeds))
+        with torch.inference_mode():
+            cond, uncond = self._encode_text(plan, report)
+            start = self._start(plan, report)
+            latents, schedule = self._sample(plan, cond, uncond, start, report)
+            images = self._decode(latents, report)
+        infotexts = tuple(self._infotext(plan, schedule, seed) for seed in plan.seeds)
+        return GenerationResult(images, plan.seeds, infotexts, report.timings)
+
+    def close(self) -> None:
+        """Frees weights, devices and files; a second call does nothing."""
+        for component in self.components.values():
+            component.close()
+        self.manager.close()
+        self.model.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, type: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _component(self, module: Module) -> Component:
+        spec = self.model.family.modules(self.model.architecture)[module]
+        runtime = self.manager.runtime(module)
+        return Component(
+            module,
+            spec.build,
+            self.model.sources[module],
+            runtime=runtime,
+            params=self.manager.params(module),
+            dtype=runtime.compute_dtype(self.config.compute_type),
+        )
+
+    def _resident(self, module: Module, report: Report) -> AbstractContextManager[nn.Module]:
+        component = self.components[module]
+        return component.resident(report.loading(component.nbytes))
+
+    def _encode_text(self, plan: Plan, report: Report) -> tuple[Conditioning, Conditioning | None]:
+        """Prompt and, where guidance wants it, negative prompt; from memory or through the text encoder."""
+        texts = (plan.prompt, plan.negative_prompt) if guidance_of(plan).wants_uncond else (plan.prompt,)
+        prompts = [TextPrompt(text, plan.clip_skip, self.embeddings) for text in texts]
+        new = [prompt for prompt in prompts if self._prompts.get(prompt) is None]
+        if new:
+            with self._resident(Module.TE, report) as te, report.phase(Phase.ENCODE_TEXT, 1) as advance:
+                encoded = self.model.family.encode(te, new, self.model.architecture)
+                for prompt, conditioning in zip(new, encoded, strict=True):
+                    self._prompts.put(prompt, self._to_diffusion(conditioning))
+                advance(1)
+        cond, uncond = (self._prompts.get(prompt) for prompt in (prompts[0], prompts[-1]))
+        assert cond is not None, "it was just put there"
+        return cond, uncond if len(prompts) > 1 else None
+
+    def _to_diffusion(self, conditioning: Conditioning) -> Conditioning:
+        """The same on the diffusion network's device and in its type."""
+        component = self.components[Module.DIFFUSION]
+        return conditioning.map(lambda tensor: component.runtime.take(tensor.to(component.dtype)))
+
+    def _start(self, plan: Plan, report: Report) -> Start:
+        family, take = self.model.family, self.components[Module.DIFFUSION].runtime.take
+        inpaints = family.inpaints(self.model.architecture)
+        if plan.init_image is None:
+            return empty_start(plan, family.latent, inpaints).map(take)
+        if inpaints and plan.mask is None:
+            logger.warning("inpainting model: without --mask the whole picture is drawn anew")
+        with self._resident(Module.VAE, report) as vae, report.phase(Phase.ENCODE_IMAGE, 1) as advance:
+            start = encode_start(vae, plan, family.latent, self.config.rng, inpaints).map(take)
+            advance(1)
+        return start
+
+    def _sample(
+        self, plan: Plan, cond: Conditioning, uncond: Conditioning | None, start: Start, report: Report
+    ) -> tuple[list[Tensor], Schedule]:
+        """The latent of each image, one image after the other, each from its own seed."""
+        family = self.model.family
+        component = self.components[Module.DIFFUSION]
+        if start.concat is not None:
+            concat = start.concat.to(component.dtype)
+            cond, uncond = (c and replace(c, concat=concat) for c in (cond, uncond))
+        latents = []
+        with self._resident(Module.DIFFUSION, report) as net:
+
+            def predict(x: Tensor, t: Tensor, c: Conditioning) -> Tensor:
+                return family.predict(net, x.to(component.dtype), t, c)
+
+            prediction = self._known_prediction(predict)
+            default = family.defaults(self.model.architecture).scheduler
+            tokens = start.latent.shape[2] * start.latent.shape[3]
+            schedule = make_schedule(plan, prediction, default, family.name, tokens)
+            for image, seed in enumerate(plan.seeds, 1):
+                noise = NoiseSource([seed], self.config.rng, self.config.sampler_rng)
+                steps = len(schedule.sigmas) - 1
+                with report.phase(Phase.SAMPLE, steps, image) as advance:
+                    for step in sample(
+                        predict, plan, prediction, schedule.sigmas, start, cond, uncond, noise
+                    ):
+                        advance(step.index)
+                latents.append(step.x)
+        return latents, schedule
+
+    def _known_prediction(self, predict: PredictBatch[Conditioning]) -> Prediction:
+        """What the network's output means: as configured, else as the family finds out, once."""
+        if self._prediction is None:
+            component = self.components[Module.DIFFUSION]
+
+            def probe() -> Predict:
+                def run(x: Tensor, t: Tensor, context: Tensor) -> Tensor:
+                    cond = self._to_diffusion(Conditioning(context))
+                    return predict(component.runtime.take(x), component.runtime.take(t), cond).float().cpu()
+
+                return run
+
+            kind = self.config.prediction or self.model.family.prediction(self.model.architecture, probe)
+            alphas = self.model.alphas_cumprod
+            self._prediction = make_prediction(
+                kind, alphas_cumprod=None if alphas is None else alphas.tolist()
+            )
+            logger.debug("prediction: %s", kind)
+        return self._prediction
+
+    def _decode(self, latents: list[Tensor], report: Report) -> tuple[Image, ...]:
+        images = []
+        with self._resident(Module.VAE, report) as vae:
+            for image, latent in enumerate(latents, 1):
+                with report.phase(Phase.DECODE, 1, image) as advance:
+                    images.append(decode(vae, latent, self.model.family.latent))
+                    advance(1)
+        return tuple(images)
+
+    def _infotext(self, plan: Plan, schedule: Schedule, seed: int) -> str:
+        config = self.config
+        return write_infotext(
+            PictureParameters(
+                prompt=plan.prompt,
+                negative_prompt=plan.negative_prompt,
+                steps=plan.steps,
+                cfg_scale=plan.cfg_scale,
+                eta=plan.eta,
+                extra_sample_args=plan.extra_sample_args,
+                seed=seed,
+                width=plan.width,
+                height=plan.height,
+                model=self.model.path.name,
+                rng=config.rng,
+                sampler_rng=config.sampler_rng,
+                sampler=plan.method,
+                scheduler=schedule.scheduler,
+                sigmas=plan.sigmas,
+                vae=config.vae.name if config.vae else None,
+                clip_skip=plan.clip_skip,
+                denoising_strength=None if plan.init_image is None else plan.strength,
+            )
+        )

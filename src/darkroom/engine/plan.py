@@ -1,0 +1,96 @@
+"""A request with every default filled in and every value checked, before any weight moves."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from dataclasses import dataclass
+
+from PIL.Image import Image
+
+from darkroom.api.errors import RequestError
+from darkroom.api.names import SampleMethod, Scheduler
+from darkroom.api.request import GenerationRequest
+from darkroom.core.images import fit, load_image, load_mask
+from darkroom.families.base import SampleDefaults
+from darkroom.sampling.extra_args import ExtraArgs, parse_extra_args
+from darkroom.sampling.samplers import default_eta
+from darkroom.sampling.schedules import custom_sigmas
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be drawn. Only the schedule may still be open, since it can depend on the loaded network.
+
+    seeds: one for each image. scheduler: None leaves the choice to sampler and prediction.
+    sigmas: noise levels given by hand, or None for the schedule's.
+    init_image, mask: cut to width x height; the mask is white where the picture is drawn anew.
+    """
+
+    prompt: str
+    negative_prompt: str
+    width: int
+    height: int
+    steps: int
+    cfg_scale: float
+    eta: float
+    method: SampleMethod
+    scheduler: Scheduler | None
+    sigmas: tuple[float, ...] | None
+    timestep_shift: int
+    extra_sample_args: str
+    extra: ExtraArgs
+    clip_skip: int
+    seeds: tuple[int, ...]
+    strength: float
+    init_image: Image | None
+    mask: Image | None
+
+
+def make_plan(request: GenerationRequest, defaults: SampleDefaults) -> Plan:
+    """Fills in the family's defaults and opens the images.
+
+    Raises RequestError for a mask without an image, images that cannot be read and noise levels that are none.
+    """
+    if request.mask_image is not None and request.init_image is None:
+        raise RequestError("--mask: a mask needs the image it belongs to; add --init-img")
+    if request.sigmas is not None:
+        custom_sigmas(request.sigmas)
+    init_image = None if request.init_image is None else load_image(request.init_image, "--init-img")
+    mask = None if request.mask_image is None else load_mask(request.mask_image, "--mask")
+    width, height = _size(request, defaults, init_image)
+    method = request.sampling_method or defaults.method
+    seed = secrets.randbits(31) if request.seed < 0 else request.seed
+    return Plan(
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        width=width,
+        height=height,
+        steps=len(request.sigmas) - 1 if request.sigmas else request.steps or defaults.steps,
+        cfg_scale=defaults.cfg_scale if request.cfg_scale is None else request.cfg_scale,
+        eta=default_eta(method) if request.eta is None else request.eta,
+        method=method,
+        scheduler=request.scheduler,
+        sigmas=request.sigmas,
+        timestep_shift=request.timestep_shift,
+        extra_sample_args=request.extra_sample_args,
+        extra=parse_extra_args(request.extra_sample_args),
+        clip_skip=request.clip_skip if request.clip_skip and request.clip_skip > 0 else defaults.clip_skip,
+        seeds=tuple(seed + i for i in range(request.batch_count)),
+        strength=request.strength,
+        init_image=None if init_image is None else fit(init_image, width, height),
+        mask=None if mask is None else fit(mask, width, height),
+    )
+
+
+def _size(request: GenerationRequest, defaults: SampleDefaults, init_image: Image | None) -> tuple[int, int]:
+    """Width and height: the request's, else the init image's, else the family's; rounded up to its multiple."""
+    fallback = (defaults.width, defaults.height) if init_image is None else init_image.size
+    asked = (request.width or fallback[0], request.height or fallback[1])
+    multiple = defaults.size_multiple
+    width, height = (-(-side // multiple) * multiple for side in asked)
+    if (width, height) != asked:
+        logger.warning("size: %dx%d becomes %dx%d, multiples of %d", *asked, width, height, multiple)
+    return width, height

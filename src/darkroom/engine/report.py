@@ -1,0 +1,63 @@
+"""Tells the caller what a generation is doing, and asks whether it should go on."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from darkroom.api.errors import Cancelled
+from darkroom.api.result import IsCancelled, OnProgress, Phase, Progress
+
+logger = logging.getLogger(__name__)
+
+
+class Report:
+    """Progress, cancellation and the seconds of each phase, for one generation."""
+
+    def __init__(self, on_progress: OnProgress, is_cancelled: IsCancelled, images: int = 1) -> None:
+        self._on_progress = on_progress
+        self._is_cancelled = is_cancelled
+        self._images = images
+        self.timings: dict[Phase, float] = {}
+
+    @contextmanager
+    def phase(self, phase: Phase, steps: int, image: int = 1) -> Iterator[Callable[[int], None]]:
+        """Times the block; the function it yields is told how many steps are done.
+
+        Raises Cancelled at the start and at every step, once the caller has asked for it.
+        """
+        start = time.perf_counter()
+
+        def advance(step: int) -> None:
+            if self._is_cancelled():
+                raise Cancelled("generation: cancelled")
+            seconds = time.perf_counter() - start
+            self._on_progress(Progress(phase, step, steps, seconds, image, self._images))
+
+        advance(0)
+        yield advance
+        seconds = time.perf_counter() - start
+        self.timings[phase] = self.timings.get(phase, 0.0) + seconds
+        logger.info("%s: %.2f s", phase, seconds)
+
+    def loading(self, total: int) -> Callable[[int], None]:
+        """A function to be told the bytes of each tensor that is read, of `total` in all.
+
+        Nothing is reported, and no time counted, unless it is called. Raises Cancelled as `phase` does.
+        """
+        start = time.perf_counter()
+        before = self.timings.get(Phase.LOAD, 0.0)
+        done = 0
+
+        def read(nbytes: int) -> None:
+            nonlocal done
+            if self._is_cancelled():
+                raise Cancelled("loading: cancelled")
+            done += nbytes
+            seconds = time.perf_counter() - start
+            self.timings[Phase.LOAD] = before + seconds
+            self._on_progress(Progress(Phase.LOAD, done, total, seconds, 1, self._images))
+
+        return read
