@@ -2,10 +2,62 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
+
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from darkroom.api.errors import RequestError
+from darkroom.nets.unet import UNetConfig, UNetModel
+from darkroom.nets.vae.kl import AutoencoderKL, KLConfig
 from darkroom.runtime.budget import check_size, estimate_activation_bytes, format_bytes
+
+
+class PeakMemory(TorchDispatchMode):
+    """Counts the bytes of all tensors made in the block that live at the same time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._live: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self._live:
+                    self._live[storage._cdata] = storage.nbytes()
+                    weakref.finalize(storage, self._live.pop, storage._cdata)
+        self.peak = max(self.peak, sum(self._live.values()))
+        return out
+
+
+@torch.inference_mode()
+def test_estimate_is_a_little_below_what_the_decoder_takes() -> None:
+    vae = AutoencoderKL(KLConfig(ch=32)).eval()
+    with PeakMemory() as memory:
+        vae.decode(torch.zeros(1, 4, 16, 16))
+    estimate = estimate_activation_bytes(128, 128, itemsize=4, decoder_channels=64, unet_channels=32)
+    assert 0.8 * memory.peak < estimate <= memory.peak
+
+
+@torch.inference_mode()
+def test_estimate_is_a_little_below_what_the_unet_takes() -> None:
+    net = UNetModel(UNetConfig(model_channels=64, context_dim=64)).eval()
+    with PeakMemory() as memory:
+        net(torch.zeros(2, 4, 32, 32), torch.zeros(2), torch.zeros(2, 77, 64))
+    estimate = estimate_activation_bytes(256, 256, itemsize=4, batch=2, decoder_channels=1, unet_channels=64)
+    assert 0.8 * memory.peak < estimate <= memory.peak
 
 
 def test_estimate_grows_with_the_area() -> None:

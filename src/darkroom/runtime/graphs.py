@@ -59,7 +59,6 @@ class GraphedModule(nn.Module):
         self._limit = limit
         self._seen: set[Key] = set()
         self._recordings: OrderedDict[Key, Recording] = OrderedDict()
-        self._pool: tuple[int, int] | None = None
 
     def __getattr__(self, name: str) -> object:  # type: ignore[override]
         try:
@@ -85,14 +84,17 @@ class GraphedModule(nn.Module):
         start = time.perf_counter()
         while len(self._recordings) >= self._limit:
             self._recordings.popitem(last=False)
-        if self._pool is None or not self._recordings:
-            self._pool = torch.cuda.graph_pool_handle()
+        # One pool of memory for all: recordings never run at the same time, and outputs are copied.
+        others = next(iter(self._recordings.values()), None)
+        pool = None if others is None else others.graph.pool()
         static = tuple(tensor.clone() for tensor in inputs)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(inputs[0].device), torch.cuda.graph(graph, pool=self._pool):
+        with torch.cuda.device(inputs[0].device), torch.cuda.graph(graph, pool=pool):
             output = self.net(*static)
         if not isinstance(output, Tensor):
-            raise TypeError(f"{type(self.net).__name__}: returns {type(output).__name__}; a graph needs a tensor")
+            raise TypeError(
+                f"{type(self.net).__name__}: returns {type(output).__name__}; a graph needs a tensor"
+            )
         recording = self._recordings[key] = Recording(graph, static, output)
         logger.debug(
             "%s: recorded as a CUDA graph in %.2f s", type(self.net).__name__, time.perf_counter() - start
