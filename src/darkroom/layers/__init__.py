@@ -3,11 +3,14 @@
 A network calls these modules and functions and nothing device-specific; what is fast on a device is chosen
 behind them, never in a network. The seam, which a faster implementation has to keep:
 
-GroupNorm(channels, eps)(x, shift=None)      norm over 32 groups of x + shift; x (b, c, h, w), shift (b, c)
-GroupNormSiLU(channels, eps)(x, shift=None)  the same, followed by SiLU
+GroupNorm(channels, eps)(x, shift=None, conv_bias=None)      norm over 32 groups of x + shift + conv_bias;
+                                                             x (b, c, h, w), shift (b, c), conv_bias (c,)
+GroupNormSiLU(channels, eps)(x, shift=None, conv_bias=None)  the same, followed by SiLU
 LayerNorm(width)(x)                          norm over the last axis
 Linear(width_in, width_out, bias)(x, residual=None)      x W^T + b, plus residual
-Conv2d(c_in, c_out, kernel, stride, padding)(x, residual=None)   convolution, plus residual (b, c, h, w)
+project(x, linears)                          several Linears of one input, one product where they are joined
+Conv2d(c_in, c_out, kernel, stride, padding)(x, residual=None, add_bias=True)
+                                             convolution, plus residual (b, c, h, w)
 UpsampleConv2d(channels)(x)                  nearest-neighbour doubling and a 3x3 convolution
 GEGLU(width_in, width_out)(x)                a * gelu(g) of one projection
 attention(q, k, v, mask=None)                softmax(q k^T / sqrt(d)) v, all (b, n, l, d) of any strides

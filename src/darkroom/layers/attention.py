@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from darkroom.layers import kernels
+
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(d) + mask) v, arXiv 1706.03762 equation 1.
@@ -13,6 +15,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
     q: (b, n, l, d), k, v: (b, n, s, d), mask: broadcastable to (b, n, l, s), bool (False hides) or additive
     ->  (b, n, l, d). Inputs may be strided views; nothing is copied where the device's kernel allows it.
     """
+    if mask is None and kernels.usable(q):
+        from darkroom.layers.kernels import attention as fused
+
+        if fused.supports(q, k, v):
+            return fused.attention(q, k, v, q.shape[-1] ** -0.5)
     return F.scaled_dot_product_attention(q, k, v, mask)
 
 

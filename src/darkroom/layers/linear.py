@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from darkroom.layers import kernels
+
 
 class Linear(nn.Linear):
     """x W^T + b (+ residual).
@@ -13,8 +15,22 @@ class Linear(nn.Linear):
     """
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:  # noqa: D102
-        out = F.linear(x, self.weight, self.bias)
-        return out if residual is None else out + residual
+        return linear(x, self.weight, self.bias, residual)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None = None) -> Tensor:
+    """x W^T + bias + residual.
+
+    x: (..., D_in), weight: (D_out, D_in), bias: (D_out,), residual: (..., D_out)  ->  (..., D_out)
+    """
+    if residual is None:
+        return F.linear(x, weight, bias)
+    if kernels.usable(x):
+        from darkroom.layers.kernels import linear as fused
+
+        if fused.supports(x, weight) and residual.is_contiguous():
+            return fused.linear(x, weight, bias, residual)
+    return F.linear(x, weight, bias) + residual
 
 
 class GEGLU(nn.Module):
@@ -28,6 +44,11 @@ class GEGLU(nn.Module):
         self.proj = Linear(width_in, 2 * width_out)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        if kernels.usable(x):
+            from darkroom.layers.kernels import linear as fused
+
+            if type(self.proj) is Linear and fused.supports(x, self.proj.weight):
+                return fused.linear(x, self.proj.weight, self.proj.bias, geglu=True)
         value, gate = self.proj(x).chunk(2, dim=-1)
         out: Tensor = value * F.gelu(gate)
         return out

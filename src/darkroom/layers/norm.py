@@ -6,27 +6,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from darkroom.layers import kernels
+
 GROUPS = 32
 
 
 class GroupNorm(nn.GroupNorm):
     """Group normalisation over 32 groups (arXiv 1803.08494).
 
-    x: (b, c, h, w), shift: (b, c) added to x before the norm, or None  ->  (b, c, h, w)
+    x: (b, c, h, w), shift: (b, c), conv_bias: (c,), both added to x before the norm  ->  (b, c, h, w)
+
+    conv_bias is the bias of the convolution that made x, where that left it to the norm.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__(GROUPS, channels, eps)
 
-    def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:  # noqa: D102
-        return group_norm(x, self.weight, self.bias, self.eps, shift=shift, silu=False)
+    silu = False
+
+    def forward(  # noqa: D102
+        self, x: Tensor, shift: Tensor | None = None, conv_bias: Tensor | None = None
+    ) -> Tensor:
+        return group_norm(
+            x, self.weight, self.bias, self.eps, shift=shift, conv_bias=conv_bias, silu=self.silu
+        )
 
 
 class GroupNormSiLU(GroupNorm):
     """Group normalisation and then SiLU. Holds the norm's weights only, as LDM checkpoints do."""
 
-    def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:  # noqa: D102
-        return group_norm(x, self.weight, self.bias, self.eps, shift=shift, silu=True)
+    silu = True
 
 
 class LayerNorm(nn.LayerNorm):
@@ -35,14 +44,38 @@ class LayerNorm(nn.LayerNorm):
     def __init__(self, width: int, eps: float = 1e-5) -> None:
         super().__init__(width, eps)
 
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        if kernels.usable(x):
+            from darkroom.layers.kernels import layer_norm as fused
+
+            if fused.supports(x):
+                return fused.layer_norm(x, self.weight, self.bias, self.eps)
+        return super().forward(x)
+
 
 def group_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, shift: Tensor | None, silu: bool
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    *,
+    shift: Tensor | None,
+    conv_bias: Tensor | None,
+    silu: bool,
 ) -> Tensor:
-    """GroupNorm of x + shift with 32 groups, then SiLU if `silu`; memory format is kept.
+    """GroupNorm of x + shift + conv_bias with 32 groups, then SiLU if `silu`; memory format is kept.
 
-    x: (b, c, h, w), weight, bias: (c,), shift: (b, c) or None  ->  (b, c, h, w)
+    x: (b, c, h, w), weight, bias, conv_bias: (c,), shift: (b, c)  ->  (b, c, h, w)
     """
+    if kernels.usable(x):
+        from darkroom.layers.kernels import group_norm as fused
+
+        if fused.supports(x, GROUPS):
+            return fused.group_norm(
+                x, GROUPS, weight, bias, eps, shift=shift, channel_bias=conv_bias, silu=silu
+            )
+    if conv_bias is not None:
+        shift = conv_bias[None] if shift is None else shift + conv_bias
     if shift is not None:
         x = x + shift[:, :, None, None]
     out = F.group_norm(x, GROUPS, weight, bias, eps)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from darkroom.layers.attention import attention, merge_heads, split_heads
 from darkroom.layers.conv import Conv2d, UpsampleConv2d
 from darkroom.layers.embed import timestep_embedding
+from darkroom.layers.joint import project
 from darkroom.layers.linear import GEGLU, Linear
 from darkroom.layers.norm import GroupNorm, GroupNormSiLU, LayerNorm
 
@@ -101,16 +103,16 @@ def _depth(shapes: Shapes, prefix: str) -> int:
 class ResBlock(nn.Module):
     """Two convolutions with the timestep added between them.
 
-    x: (b, c_in, h, w), emb: (b, D)  ->  (b, c_out, h, w)
+    x: (b, c_in, h, w), shift: (b, c_out), this block's `emb_layers` of the timestep  ->  (b, c_out, h, w)
     """
 
     def __init__(self, in_channels: int, out_channels: int, emb_width: int) -> None:
         super().__init__()
-        # Indices are LDM's: its SiLU, dropout and SiLU stand where an Identity is here.
+        # Indices are LDM's: its SiLU and dropout stand where an Identity is here.
         self.in_layers = nn.Sequential(
             GroupNormSiLU(in_channels), nn.Identity(), Conv2d(in_channels, out_channels, 3)
         )
-        self.emb_layers = nn.Sequential(nn.SiLU(), Linear(emb_width, out_channels))
+        self.emb_layers = nn.ModuleList((nn.Identity(), Linear(emb_width, out_channels)))
         self.out_layers = nn.ModuleList(
             (GroupNormSiLU(out_channels), nn.Identity(), nn.Identity(), Conv2d(out_channels, out_channels, 3))
         )
@@ -118,17 +120,19 @@ class ResBlock(nn.Module):
             nn.Identity() if in_channels == out_channels else Conv2d(in_channels, out_channels, 1)
         )
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:  # noqa: D102
-        norm, _, _, conv = self.out_layers
-        h = norm(self.in_layers(x), shift=self.emb_layers(emb))
-        out: Tensor = conv(h, residual=self.skip_connection(x))
+    def forward(self, x: Tensor, shift: Tensor) -> Tensor:  # noqa: D102
+        norm_in, _, conv_in = self.in_layers
+        norm_out, _, _, conv_out = self.out_layers
+        h = conv_in(norm_in(x), add_bias=False)
+        h = norm_out(h, shift=shift, conv_bias=conv_in.bias)
+        out: Tensor = conv_out(h, residual=self.skip_connection(x))
         return out
 
 
 class CrossAttention(nn.Module):
     """Attention of x to the context, or to itself when there is none.
 
-    x: (b, l, D), context: (b, s, D_context), residual: (b, l, D)  ->  (b, l, D), the residual added
+    x: (b, l, D), context: (b, s, D_context) or None, residual: (b, l, D)  ->  (b, l, D), the residual added
     """
 
     def __init__(self, width: int, context_dim: int, heads: int) -> None:
@@ -139,8 +143,17 @@ class CrossAttention(nn.Module):
         self.to_v = Linear(context_dim, width, bias=False)
         self.to_out = nn.ModuleList((Linear(width, width),))
 
-    def forward(self, x: Tensor, context: Tensor, residual: Tensor) -> Tensor:  # noqa: D102
-        q, k, v = (split_heads(y, self.heads) for y in (self.to_q(x), self.to_k(context), self.to_v(context)))
+    def joint_projections(self) -> Sequence[Sequence[nn.Module]]:
+        """Queries, keys and values of the same input; keys and values of the context."""
+        is_alike = self.to_q.in_features == self.to_k.in_features
+        return ((self.to_q, self.to_k, self.to_v) if is_alike else (self.to_k, self.to_v),)
+
+    def forward(self, x: Tensor, context: Tensor | None, residual: Tensor) -> Tensor:  # noqa: D102
+        if context is None:
+            projected = project(x, (self.to_q, self.to_k, self.to_v))
+        else:
+            projected = (self.to_q(x), *project(context, (self.to_k, self.to_v)))
+        q, k, v = (split_heads(y, self.heads) for y in projected)
         out: Tensor = self.to_out[0](merge_heads(attention(q, k, v)), residual)
         return out
 
@@ -173,8 +186,7 @@ class BasicTransformerBlock(nn.Module):
         self.norm3 = LayerNorm(width)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:  # noqa: D102
-        h = self.norm1(x)
-        x = self.attn1(h, h, residual=x)
+        x = self.attn1(self.norm1(x), None, residual=x)
         x = self.attn2(self.norm2(x), context, residual=x)
         out: Tensor = self.ff(self.norm3(x), residual=x)
         return out
@@ -245,10 +257,10 @@ class Upsample(nn.Module):
 class Block(nn.ModuleList):
     """What LDM calls a TimestepEmbedSequential: hands each layer what it takes."""
 
-    def forward(self, x: Tensor, emb: Tensor, context: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor, shifts: Iterator[Tensor], context: Tensor) -> Tensor:  # noqa: D102
         for layer in self:
             if isinstance(layer, ResBlock):
-                x = layer(x, emb)
+                x = layer(x, next(shifts))
             elif isinstance(layer, SpatialTransformer):
                 x = layer(x, context)
             else:
@@ -309,14 +321,20 @@ class UNetModel(nn.Module):
             GroupNormSiLU(channels), nn.Identity(), Conv2d(channels, config.out_channels, 3)
         )
 
+    def joint_projections(self) -> Sequence[Sequence[nn.Module]]:
+        """The timestep for each residual block, in the order in which they run."""
+        blocks = (*self.input_blocks, self.middle_block, *self.output_blocks)
+        return ([layer.emb_layers[1] for block in blocks for layer in block if isinstance(layer, ResBlock)],)
+
     def forward(self, x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:  # noqa: D102
         emb = self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(x.dtype))
+        shifts = iter(project(F.silu(emb), self.joint_projections()[0]))
         skips: list[Tensor] = []
         for block in self.input_blocks:
-            x = block(x, emb, context)
+            x = block(x, shifts, context)
             skips.append(x)
-        x = self.middle_block(x, emb, context)
+        x = self.middle_block(x, shifts, context)
         for block in self.output_blocks:
-            x = block(torch.cat((x, skips.pop()), dim=1), emb, context)
+            x = block(torch.cat((x, skips.pop()), dim=1), shifts, context)
         out: Tensor = self.out(x)
         return out

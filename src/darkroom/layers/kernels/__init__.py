@@ -1,0 +1,39 @@
+"""Triton kernels for inference on CUDA devices. Import the submodules only where `usable()` says so."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+
+import torch
+from torch import Tensor
+
+_DTYPES = (torch.bfloat16, torch.float16)
+_ENABLED = [True]
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def usable(x: Tensor) -> bool:
+    """Whether the kernels may take x: a half-precision CUDA tensor outside of autograd, Ampere or later."""
+    return (
+        x.is_cuda
+        and x.dtype in _DTYPES
+        and _ENABLED[0]
+        and not torch.is_grad_enabled()
+        and _has_triton()
+        and _capability(x.device) >= (8, 0)
+    )
+
+
+@functools.cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return (0, 0) if torch.version.hip else torch.cuda.get_device_capability(device)
+
+
+def set_enabled(enabled: bool) -> None:
+    """Turn all kernels on or off for this process: the plain torch operations are the reference."""
+    _ENABLED[0] = enabled
