@@ -1,7 +1,8 @@
-"""From files to a known model: what family it is, its architecture, and the weights of each of its networks."""
+"""From files to a known model: its family, its architecture, and the weights of each of its networks."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,10 +17,16 @@ from darkroom.api.errors import CheckpointError
 from darkroom.api.names import Module
 from darkroom.families import discover
 from darkroom.families.base import Family
-from darkroom.weights.checkpoint import open_checkpoint
-from darkroom.weights.source import CheckpointSource, TensorSource, replace_prefix
+from darkroom.runtime.budget import format_bytes
+from darkroom.weights.checkpoint import Checkpoint, open_checkpoint
+from darkroom.weights.identify import describe_unknown
+from darkroom.weights.keys import KeyRules, Rename
+from darkroom.weights.source import TensorSource, TensorView, open_source
+
+logger = logging.getLogger(__name__)
 
 ALPHAS_CUMPROD = "alphas_cumprod"
+VAE_PREFIX = "vae."
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,7 @@ class Model:
     """A recognised model, nothing of it loaded yet.
 
     path: the main file. sources: the tensors of each network under the network's own names.
-    alphas_cumprod: the file's own noise schedule (1000,), or None.
+    alphas_cumprod: the noise schedule that the file brings along (1000,), or None.
     """
 
     path: Path
@@ -35,13 +42,75 @@ class Model:
     architecture: Any
     sources: Mapping[Module, TensorSource]
     alphas_cumprod: Tensor | None
-    files: ExitStack
+    opened: ExitStack
 
     def close(self) -> None:
         """Closes the files; a second call does nothing."""
-        self.files.close()
+        self.opened.close()
 
 
 def builtin_model() -> Path:
     """The model that the package brings along."""
     return Path(str(files("darkroom").joinpath("data/builtin.gguf")))
+
+
+def open_model(config: EngineConfig) -> Model:
+    """Opens the files of `config` and finds out what they are, from headers alone.
+
+    Raises CheckpointError for files that cannot be read and models that no family knows.
+    """
+    path = config.model or builtin_model()
+    with ExitStack() as opened:
+        checkpoint = opened.enter_context(open_checkpoint(path))
+        vae = opened.enter_context(open_checkpoint(config.vae)) if config.vae else None
+        family, architecture, view = recognise(checkpoint)
+        specs = family.modules(architecture)
+        if vae is not None:
+            view = view.replaced(
+                specs[Module.VAE].prefix, _standalone_vae(vae, family, specs[Module.VAE].prefix)
+            )
+            architecture = family.detect(view.index) or architecture
+        logger.info("model: %s, %s, %s", path.name, family.title, format_bytes(checkpoint.nbytes))
+        logger.debug("%s: %s", family.name, architecture)
+        alphas = view.read(ALPHAS_CUMPROD) if ALPHAS_CUMPROD in view.index else None
+        return Model(
+            path,
+            family,
+            architecture,
+            {module: view.under(spec.prefix) for module, spec in specs.items()},
+            alphas.clone() if isinstance(alphas, Tensor) else None,
+            opened.pop_all(),
+        )
+
+
+def recognise(checkpoint: Checkpoint) -> tuple[Family[Any], Any, TensorView]:
+    """The one family that knows the file, what it read from it, and the file under native names.
+
+    Raises CheckpointError that names the closest family when none does.
+    """
+    families = discover()
+    for family in families:
+        view = open_source(checkpoint, family.key_rules())
+        architecture = family.detect(view.index)
+        if architecture is not None:
+            return family, architecture, view
+    views = {family: open_source(checkpoint, family.key_rules()).index for family in families}
+    closest = max(families, key=lambda family: len(family.signature & views[family].keys()))
+    signatures = {family.title: sorted(family.signature) for family in families}
+    raise CheckpointError(f"{checkpoint.path}: {describe_unknown(views[closest], signatures)}")
+
+
+def _standalone_vae(checkpoint: Checkpoint, family: Family[Any], prefix: str) -> TensorView:
+    """A VAE file under the network's names, whether its own have a prefix or none, LDM's or diffusers'.
+
+    Raises CheckpointError when the file holds no such VAE.
+    """
+    is_bare = not any(name.startswith((prefix, VAE_PREFIX)) for name in checkpoint.index)
+    added = KeyRules((Rename("^", VAE_PREFIX),) if is_bare else ())
+    view = open_source(checkpoint, added + family.key_rules()).under(prefix)
+    if "decoder.conv_in.weight" not in view.index:
+        raise CheckpointError(
+            f"{checkpoint.path}: no autoencoder is in it (no decoder.conv_in.weight among {len(checkpoint.index)} "
+            "tensors); --vae takes a KL autoencoder with 4 latent channels"
+        )
+    return view

@@ -94,6 +94,8 @@ class Family(ABC, Generic[C]):
     name: ClassVar[str]
     title: ClassVar[str]
     latent: ClassVar[LatentFormat]
+    signature: ClassVar[frozenset[str]]
+    """Native names of a few tensors that every file of this family has; for messages about unknown files."""
 
     @abstractmethod
     def key_rules(self) -> KeyRules:
@@ -109,7 +111,7 @@ class Family(ABC, Generic[C]):
 
     @abstractmethod
     def inpaints(self, config: C) -> bool:
-        """Whether the network is told mask and hidden picture in extra input channels (`Conditioning.concat`)."""
+        """Whether extra input channels (`Conditioning.concat`) tell the network the mask and what it hides."""
 
     @abstractmethod
     def encode(self, te: nn.Module, prompts: Sequence[TextPrompt], config: C) -> Sequence[Conditioning]:
