@@ -81,10 +81,18 @@ class Component:
             for tensor in {id(slot.tensor): slot.tensor for slot in slots(self._network())}.values()
         )
 
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of the weights in their file: what `on_bytes` adds up to."""
+        if self._source is None:
+            return 0
+        index = self._source.index
+        return sum(index[name].nbytes for name in self._network().state_dict() if name in index)
+
     def load(self, on_bytes: OnBytes | None = None) -> None:
         """Reads the weights to where they live, unless they are there or live in the file.
 
-        on_bytes: told the bytes of each tensor read. Raises CheckpointError, OutOfMemoryError.
+        on_bytes: told the bytes in the file of each tensor read. Raises CheckpointError, OutOfMemoryError.
         """
         if self.params is not None and not self._is_bound:
             self._bind(self.params, on_bytes)
@@ -110,8 +118,8 @@ class Component:
     def close(self) -> None:
         """Drops the weights and the hold on their file; a second call does nothing."""
         self._accelerated = None
-        self._source = None
         self._drop()
+        self._source = None
 
     def _network(self) -> nn.Module:
         if self._net is None:
@@ -190,6 +198,9 @@ class Component:
         """Leaves the network without weights; who still holds it holds no memory."""
         if self._net is not None:
             replace(slots(self._net), lambda tensor: torch.empty_like(tensor, device="meta"))
+        if self._source is not None:
+            for name in self._source.index:
+                self._source.release(name)
         self._is_bound = False
 
 
