@@ -6,6 +6,26 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+import torch
+
+from darkroom.quant.gguf import BLOCK_TYPES
+
+DTYPES: dict[str, torch.dtype] = {
+    "f64": torch.float64,
+    "f32": torch.float32,
+    "f16": torch.float16,
+    "bf16": torch.bfloat16,
+    "f8_e4m3": torch.float8_e4m3fn,
+    "f8_e5m2": torch.float8_e5m2,
+    "i64": torch.int64,
+    "i32": torch.int32,
+    "i16": torch.int16,
+    "i8": torch.int8,
+    "u8": torch.uint8,
+    "bool": torch.bool,
+}
+"""The plain types of `TensorInfo.dtype` and what torch calls them."""
+
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
@@ -23,6 +43,13 @@ class TensorInfo:
     def numel(self) -> int:
         """Number of elements; 1 for a scalar."""
         return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the tensor takes in the file; 0 for a type that cannot be read."""
+        if block := BLOCK_TYPES.get(self.dtype):
+            return block.size(self.numel)
+        return self.numel * DTYPES[self.dtype].itemsize if self.dtype in DTYPES else 0
 
 
 class TensorIndex(Mapping[str, TensorInfo]):
