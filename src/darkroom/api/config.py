@@ -56,7 +56,7 @@ class EngineConfig(BaseModel):
     )
     compute_type: ComputeType = opt(
         ComputeType.AUTO,
-        "arithmetic of the networks: auto, f32, bf16 or f16",
+        "arithmetic of the networks; auto is bf16 where the device is fast at it, else f32",
         "--compute-type",
         metavar="TYPE",
         label="compute type",

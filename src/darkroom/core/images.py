@@ -7,8 +7,6 @@ import struct
 import zlib
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from darkroom.api.errors import RequestError
@@ -53,20 +51,17 @@ def load_mask(source: ImageSource, subject: str) -> Image.Image:
 
 
 def fit(image: Image.Image, width: int, height: int) -> Image.Image:
-    """The picture ("RGB" or "L") at width x height: cut from the middle to the aspect, then resized by area.
-
-    Each new pixel is the mean, in linear light, of the part of the picture that it covers, as
-    stb_image_resize does with its box filter and the sRGB colour space in stable-diffusion.cpp.
-    """
+    """The picture ("RGB" or "L") at width x height: cut from the middle to the aspect, resized by area."""
     if image.size == (width, height):
         return image
+    # numpy waits until it is needed: a file that is no picture is named at once
+    import numpy as np
+
+    from darkroom.core.resize import resize_by_area
+
     left, top, right, bottom = _middle(image.size, width, height)
     cut = np.asarray(image)[top:bottom, left:right]
-    linear = _LINEAR_OF_SRGB[cut].reshape(bottom - top, right - left, -1)
-    rows = np.tensordot(_area_weights(bottom - top, height), linear, axes=(1, 0))  # (height, w, c)
-    resized = np.tensordot(_area_weights(right - left, width), rows, axes=(1, 1))  # (width, height, c)
-    pixels = _srgb(resized.transpose(1, 0, 2)).reshape(height, width, *cut.shape[2:])
-    return Image.fromarray(pixels, image.mode)
+    return Image.fromarray(resize_by_area(cut, width, height), image.mode)
 
 
 def _middle(size: tuple[int, int], width: int, height: int) -> tuple[int, int, int, int]:
@@ -79,31 +74,6 @@ def _middle(size: tuple[int, int], width: int, height: int) -> tuple[int, int, i
     return 0, (h - cut) // 2, w, (h - cut) // 2 + cut
 
 
-def _area_weights(old: int, new: int) -> NDArray[np.float32]:
-    """How much of each new pixel lies on each old one: (new, old), rows sum to 1."""
-    edges = np.arange(new + 1) * (old / new)
-    start, end = edges[:-1, None], edges[1:, None]
-    pixel = np.arange(old)[None]
-    covered = np.clip(np.minimum(end, pixel + 1) - np.maximum(start, pixel), 0, None)
-    weights: NDArray[np.float32] = (covered / covered.sum(axis=1, keepdims=True)).astype(np.float32)
-    return weights
-
-
-def _linear_of_srgb() -> NDArray[np.float32]:
-    """IEC 61966-2-1 for each of the 256 byte values."""
-    v = np.arange(256) / 255
-    return np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4).astype(np.float32)
-
-
-_LINEAR_OF_SRGB = _linear_of_srgb()
-
-
-def _srgb(linear: NDArray[np.float32]) -> NDArray[np.uint8]:
-    v = np.clip(linear, 0, 1)
-    encoded = np.where(v <= 0.0031308, v * 12.92, 1.055 * np.maximum(v, 1e-9) ** (1 / 2.4) - 0.055)
-    return (encoded * 255 + 0.5).astype(np.uint8)
-
-
 def _decode(source: ImageSource, subject: str) -> Image.Image:
     if isinstance(source, Image.Image):
         return source
@@ -113,17 +83,17 @@ def _decode(source: ImageSource, subject: str) -> Image.Image:
         image.load()
     except UnidentifiedImageError:
         raise RequestError(
-            f"{subject}: {name} is {_describe(data)}; a PNG, JPEG or WebP picture was expected"
+            f"{subject}: {name} is {_describe(data)}; expected a PNG, JPEG or WebP picture"
         ) from None
     except Image.DecompressionBombError:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
         raise RequestError(f"{subject}: {name} is too large; at most {limit} megapixels are read") from None
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error) as error:
         raise RequestError(
-            f"{subject}: {name} is damaged or cut off ({error}); a complete picture was expected"
+            f"{subject}: {name} is damaged or cut off ({error}); expected a complete picture"
         ) from None
     if image.mode.startswith("I;16"):  # Pillow's own conversion to 8 bits would clip instead of scale
-        image = Image.fromarray((np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8), "L")
+        image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
     return ImageOps.exif_transpose(image)
 
 
@@ -135,9 +105,9 @@ def _read(source: Path | bytes, subject: str) -> tuple[str, bytes]:
     try:
         return name, source.read_bytes()
     except FileNotFoundError:
-        raise RequestError(f"{subject}: {name} does not exist; the path of a picture was expected") from None
+        raise RequestError(f"{subject}: {name} does not exist; expected the path of a picture") from None
     except IsADirectoryError:
-        raise RequestError(f"{subject}: {name} is a folder; the path of a picture was expected") from None
+        raise RequestError(f"{subject}: {name} is a folder; expected the path of a picture") from None
     except OSError as error:
         raise RequestError(f"{subject}: {name} cannot be read ({error.strerror})") from None
 

@@ -1,0 +1,85 @@
+"""Mode img_gen: check everything that can be checked, load, draw, save."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+from darkroom.api.config import EngineConfig
+from darkroom.api.errors import CheckpointError, RequestError
+from darkroom.api.options import flags
+from darkroom.api.request import GenerationRequest
+from darkroom.api.result import GenerationResult, Progress
+from darkroom.cli.arguments import Arguments
+from darkroom.cli.console import Console
+from darkroom.cli.interrupt import Interrupt
+from darkroom.cli.output import check_writable, output_paths, write_atomically
+from darkroom.cli.progress import progress_for
+from darkroom.core.image_files import ImageFormat, encode_image
+from darkroom.runtime.assignment import Assignments
+
+logger = logging.getLogger(__name__)
+
+
+def generate(arguments: Arguments, console: Console, interrupt: Interrupt) -> None:
+    """Draws the pictures of the request and saves them. Raises DarkroomError, Cancelled on Ctrl+C."""
+    request = arguments.request
+    paths = output_paths(arguments.cli.output, request.batch_count, arguments.cli.output_begin_idx)
+    check_writable(paths)
+    Assignments.of(arguments.config)
+    _check_files(arguments.config)
+    request = _with_pictures(request)
+    result = _draw(arguments.config, request, console, interrupt)
+    interrupt.check()
+    _save(result, paths, not arguments.picture.disable_image_metadata, console)
+
+
+def _draw(
+    config: EngineConfig, request: GenerationRequest, console: Console, interrupt: Interrupt
+) -> GenerationResult:
+    start = time.perf_counter()
+    from darkroom.engine.engine import Engine  # torch and all that is heavy
+
+    logger.debug("import: %.2f s", time.perf_counter() - start)
+    show = progress_for(console)
+
+    def on_progress(progress: Progress) -> None:
+        interrupt.check()
+        show(progress)
+
+    interrupt.check()
+    with Engine.load(config, on_progress=on_progress) as engine:
+        return engine.generate(request, on_progress=on_progress, is_cancelled=interrupt)
+
+
+def _check_files(config: EngineConfig) -> None:
+    """The paths of a configuration exist; asked before torch is imported."""
+    for name, (flag, _) in flags(EngineConfig).items():
+        path = getattr(config, name)
+        if isinstance(path, Path) and not path.exists():
+            raise CheckpointError(f"{flag.names[-1]}: '{path}' does not exist; expected a path")
+
+
+def _with_pictures(request: GenerationRequest) -> GenerationRequest:
+    """The request with its image files opened, so that a bad one is named at once."""
+    if request.mask_image is not None and request.init_image is None:
+        raise RequestError("--mask: a mask needs the image it belongs to; add --init-img")
+    if request.init_image is None:
+        return request
+    from darkroom.core.images import load_image, load_mask  # numpy
+
+    opened = {"init_image": load_image(request.init_image, "--init-img")}
+    if request.mask_image is not None:
+        opened["mask_image"] = load_mask(request.mask_image, "--mask")
+    return request.model_copy(update=opened)
+
+
+def _save(result: GenerationResult, paths: list[Path], with_infotext: bool, console: Console) -> None:
+    for i, (path, image, seed) in enumerate(zip(paths, result.images, result.seeds, strict=True)):
+        start = time.perf_counter()
+        infotext = result.infotexts[i] if with_infotext and result.infotexts else ""
+        data = encode_image(image, ImageFormat.of(path) or ImageFormat.PNG, infotext)
+        write_atomically(path, data)
+        logger.info("save: %s, %d bytes, %.2f s", path, len(data), time.perf_counter() - start)
+        console.line(f"saved {path} ({image.width}x{image.height}, seed {seed})")

@@ -1,0 +1,99 @@
+"""sd-cli's own options, and the sections of its help. The others are declared in api/."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from darkroom.api.config import EngineConfig
+from darkroom.api.names import Mode
+from darkroom.api.options import opt
+from darkroom.api.request import GenerationRequest
+
+
+class MetadataFormat(StrEnum):
+    """How `-M metadata` prints."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class CliOptions(BaseModel):
+    """What one run of sd-cli does with its picture and its terminal."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    output: str = opt(
+        "output.png",
+        "path of the picture; %d or %03d in it becomes the number of the image; .png, .jpg and .webp choose "
+        "the format, .png is added to any other name (default: output.png)",
+        "-o",
+        "--output",
+        metavar="PATH",
+    )
+    mode: Mode = opt(Mode.IMG_GEN, "run mode", "-M", "--mode", metavar="MODE", label="mode")
+    output_begin_idx: int | None = opt(
+        None, "number of the first image (default: 0)", "--output-begin-idx", metavar="N", ge=0
+    )
+    image: Path | None = opt(None, "picture to inspect in metadata mode", "--image", metavar="PATH")
+    metadata_format: MetadataFormat = opt(
+        MetadataFormat.TEXT,
+        "output of metadata mode",
+        "--metadata-format",
+        metavar="FORMAT",
+        label="metadata format",
+    )
+    metadata_raw: bool = opt(
+        False, "metadata mode: show the first bytes of what is not understood", "--metadata-raw"
+    )
+    metadata_brief: bool = opt(False, "metadata mode: cut long texts short", "--metadata-brief")
+    metadata_all: bool = opt(
+        False, "metadata mode: also list the parts of the file that hold no metadata", "--metadata-all"
+    )
+    verbose: bool = opt(False, "log each phase with its seconds and bytes", "-v", "--verbose")
+    color: bool = opt(False, "colour the tags of log lines", "--color")
+    version: bool = opt(False, "print the version and exit", "--version")
+    help: bool = opt(False, "show this help and exit", "-h", "--help")
+
+
+class ContextSwitches(BaseModel):
+    """Context options that change nothing in an engine's configuration."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    list_devices: bool = opt(False, "list the devices for --backend and exit", "--list-devices")
+    mmap: bool = opt(False, "accepted; weights are always memory-mapped", "--mmap")
+    fa: bool = opt(False, "accepted; attention is always memory-efficient", "--fa")
+    diffusion_fa: bool = opt(False, "accepted; attention is always memory-efficient", "--diffusion-fa")
+    diffusion_conv_direct: bool = opt(
+        False, "accepted; convolutions always run directly", "--diffusion-conv-direct"
+    )
+    vae_conv_direct: bool = opt(False, "accepted; convolutions always run directly", "--vae-conv-direct")
+
+
+class PictureSwitches(BaseModel):
+    """Generation options about the file, not the picture."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    disable_image_metadata: bool = opt(
+        False, "do not write the parameters text into the picture", "--disable-image-metadata"
+    )
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading of the help text and the options under it."""
+
+    title: str
+    models: tuple[type[BaseModel], ...]
+
+
+SECTIONS = (
+    Section("CLI Options", (CliOptions,)),
+    Section("Context Options", (EngineConfig, ContextSwitches)),
+    Section("Generation Options", (GenerationRequest, PictureSwitches)),
+)

@@ -1,0 +1,91 @@
+"""Where pictures are written, and how: under their name only when they are complete."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from darkroom.api.errors import RequestError
+from darkroom.core.image_files import ImageFormat
+
+_NUMBER = re.compile(r"((?:[^%]|^)(?:%%)*)(%\d{0,3}d)")
+_unfinished: set[Path] = set()
+
+
+def output_paths(output: str, count: int, begin: int | None = None) -> list[Path]:
+    """The names of `count` pictures.
+
+    output: with `%d` or `%03d` each picture gets its number there, from `begin` or 0, and `%%` is a percent
+    sign. Otherwise the first picture is `base.ext` and the next are `base_1.ext`, `base_2.ext`; with `begin`
+    and several pictures all are numbered. `.png` is added to a name that ends like no picture.
+    Raises RequestError for a name that can only be a folder.
+    """
+    if output.endswith(("/", os.sep)):
+        raise RequestError(f"--output: '{output}' is a folder; expected the name of a picture")
+    if ImageFormat.of(output) is None:
+        output += ".png"
+    if _NUMBER.search(output):
+        return [Path(_numbered(output, (begin or 0) + i)) for i in range(count)]
+    path = Path(output)
+    if begin is None:
+        return [path, *(path.with_stem(f"{path.stem}_{i}") for i in range(1, count))]
+    return [path.with_stem(f"{path.stem}_{begin + i}") for i in range(count)] if count > 1 else [path]
+
+
+def _numbered(pattern: str, number: int) -> str:
+    while found := _NUMBER.search(pattern):
+        pattern = pattern[: found.start(2)] + found[2] % number + pattern[found.end(2) :]
+    return pattern.replace("%%", "%")
+
+
+def check_writable(paths: list[Path]) -> None:
+    """Finds out before any work whether the pictures can be written. Raises RequestError."""
+    for path in paths:
+        folder = path.parent
+        if not folder.exists():
+            raise RequestError(f"--output: folder '{folder}' does not exist; create it or name another")
+        if not folder.is_dir():
+            raise RequestError(f"--output: '{folder}' is not a folder; expected the folder of '{path.name}'")
+        if path.is_dir():
+            raise RequestError(f"--output: '{path}' is a folder; expected the name of a picture")
+        if not os.access(path if path.exists() else folder, os.W_OK):
+            raise RequestError(f"--output: '{path}' cannot be written (permission denied)")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes the file beside its place and moves it there complete. Raises RequestError.
+
+    A link is followed, and what is no file (a pipe, a device) is written into.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        _write(target, data, path)
+        return
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    _unfinished.add(temporary)
+    try:
+        _write(temporary, data, path)
+        _replace(temporary, target, path)
+    finally:
+        discard_unfinished()
+
+
+def discard_unfinished() -> None:
+    """Removes what an interrupted `write_atomically` left beside its target."""
+    while _unfinished:
+        _unfinished.pop().unlink(missing_ok=True)
+
+
+def _write(where: Path, data: bytes, path: Path) -> None:
+    try:
+        where.write_bytes(data)
+    except OSError as error:
+        raise RequestError(f"--output: '{path}' cannot be written ({error.strerror})") from None
+
+
+def _replace(temporary: Path, target: Path, path: Path) -> None:
+    try:
+        temporary.replace(target)
+    except OSError as error:
+        raise RequestError(f"--output: '{path}' cannot be written ({error.strerror})") from None

@@ -1,0 +1,85 @@
+"""Writes docs/cli.md from the option declarations: `python -m darkroom.cli.reference > docs/cli.md`."""
+
+from __future__ import annotations
+
+import sys
+
+from darkroom.cli.arguments import options_of
+from darkroom.cli.help import description, file_description, spelling
+from darkroom.cli.options import SECTIONS
+
+_HEAD = """\
+# sd-cli
+
+<!-- Made by `python -m darkroom.cli.reference > docs/cli.md`; edit the declarations, not this page. -->
+
+`sd-cli` draws pictures from a prompt, or says how a picture was made. It understands
+stable-diffusion.cpp's options for Stable Diffusion 1.x and 2.x; without `--model` it draws with the
+built-in model.
+
+```
+sd-cli -p "a red circle on a blue background"
+sd-cli -m model.safetensors -p "a cat" -i photo.png --strength 0.6 -o cat.jpg
+sd-cli -m model.safetensors -p "a dog" -b 4 -o dog_%02d.png
+sd-cli -M metadata --image cat.jpg
+```
+
+## How the command line is read
+
+- An option is matched whole: there is no `--steps=20`, no `--st` and no `-vb 2`. The value is always the
+  next argument, even where it begins with a dash.
+- Of a repeated option the last value counts. Options marked "joined with commas" collect their values
+  instead.
+- A mistake ends with `error: ...` and exit code 1 before any model file is opened. `--help` and
+  `--version` end the reading where they stand.
+- Exit codes: 0 done, 1 an error, 130 stopped with Ctrl+C. The first Ctrl+C stops at the next step, a
+  second one at once. A picture appears under its name only when it is complete.
+- Standard output carries what a program may want to read (help, version, devices, metadata); progress,
+  log and errors go to standard error.
+
+## Names of the pictures
+
+`--output` names the picture; its folder must exist. The ending chooses the format: `.png`, `.jpg`
+(`.jpeg`, `.jpe`) or `.webp`, the last two at quality 90; `.png` is added to any other name.
+
+With `--batch-count` above 1 the pictures are `out.png`, `out_1.png`, `out_2.png`; with
+`--output-begin-idx N` they are `out_N.png` and so on. `%d` or `%03d` in the name becomes the number of
+each picture, from 0 or from `--output-begin-idx`; `%%` is a percent sign then.
+
+## Metadata in pictures
+
+Every picture holds the text `parameters` that A1111 and related programs read: the prompt, the negative
+prompt, and one line of settings in stable-diffusion.cpp's order. `--disable-image-metadata` leaves it
+out.
+
+| format | written as | also read |
+| --- | --- | --- |
+| PNG | text chunk `parameters` (iTXt where Latin-1 does not suffice) | tEXt in UTF-8, zTXt, eXIf |
+| JPEG | EXIF UserComment in UTF-16, as A1111 does | the comment `parameters` of stable-diffusion.cpp |
+| WebP | EXIF UserComment in UTF-16, as A1111 does | the XMP packet of stable-diffusion.cpp |
+
+`-M metadata --image FILE` prints what a file holds, ComfyUI's `prompt` and `workflow` included, and takes
+a `parameters` text apart.
+"""
+
+
+def reference() -> str:
+    """The page, in Markdown."""
+    parts = [_HEAD]
+    for section in SECTIONS:
+        parts += [f"## {section.title}\n", "| option | meaning |", "| --- | --- |"]
+        for option in options_of(section):
+            flag = option.flag
+            parts.append(_row(spelling(flag.names, flag.metavar), description(option)))
+            if flag.file_names:
+                parts.append(_row(spelling(flag.file_names, "PATH"), file_description(option)))
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _row(names: str, text: str) -> str:
+    return f"| `{names}` | {text} |".replace("<", "&lt;")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())
