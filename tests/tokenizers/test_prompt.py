@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import json
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -99,6 +101,22 @@ def test_any_text_parses_and_loses_no_words(prompt: str) -> None:
 
 def laid_out(prompt: str, pad: int = EOS, length: int = 77) -> PromptChunks:
     return chunk(parse_weights(prompt), ClipTokenizer(), pad=pad, length=length)
+
+
+# Rows made by stable-diffusion.cpp 0.4.7 (its parse_prompt_attention, CLIPTokenizer and pad_tokens, called as
+# its conditioner calls them), as runs: [value, count].
+SDCPP = json.loads((Path(__file__).parent / "data" / "sdcpp_prompts.json").read_text())
+
+
+@pytest.mark.parametrize("golden", SDCPP, ids=[golden["prompt"][:30] for golden in SDCPP])
+@pytest.mark.parametrize(("family", "pad"), [("sd1", EOS), ("sd2", 0)])
+def test_rows_are_stable_diffusion_cpps(golden: dict[str, Any], family: str, pad: int) -> None:
+    def flat(runs: list[tuple[float, int]]) -> list[float]:
+        return [value for value, count in runs for _ in range(count)]
+
+    out = laid_out(golden["prompt"], pad=pad)
+    assert [token for row in out.tokens for token in row] == flat(golden[family])
+    assert [weight for row in out.weights for weight in row] == pytest.approx(flat(golden["weights"]))
 
 
 CAT = [320, 1125, 539, 320, 2368]
