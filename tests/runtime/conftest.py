@@ -75,7 +75,14 @@ def provider() -> FakeProvider:
     )
 
 
+class Processor(TorchProvider):
+    """Of this machine only the processor."""
+
+    def devices(self) -> Sequence[Device]:
+        return super().devices()[:1]
+
+
 @pytest.fixture
 def devices(provider: FakeProvider) -> Devices:
     """This machine's processor and the fake devices."""
-    return Devices([TorchProvider(), provider])
+    return Devices([Processor(), provider])

@@ -72,9 +72,13 @@ def source(reference: nn.Module) -> CountingSource:
 
 
 @pytest.fixture
-def place(devices: Devices, source: CountingSource) -> Iterator[object]:
-    """Makes a component: place(backend, params_backend)."""
+def place(devices: Devices, source: CountingSource, request: pytest.FixtureRequest) -> Iterator[object]:
+    """Makes a component: place(backend, params_backend). On fake devices, unless the test is for a real card."""
     managers = []
+    if request.node.get_closest_marker("gpu"):
+        devices = Devices.discover()
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
 
     def make(backend: str, params_backend: str = "", dtype: torch.dtype = torch.float32) -> Component:
         config = EngineConfig(backend=backend, params_backend=params_backend, threads=1)
@@ -377,3 +381,29 @@ def test_backend_by_default_takes_tensors_in_their_memory_format(devices) -> Non
     backend: Backend = devices.open(devices.resolve("cpu"), threads=1)
     tensor = torch.zeros(1, 4, 3, 3).to(memory_format=torch.channels_last)
     assert backend.take(tensor).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("params_backend", ["", "cpu", "disk"])
+def test_result_is_the_same_on_a_card(place, reference, params_backend) -> None:
+    component = place("cuda0", params_backend)
+    for _ in range(2):
+        with component.resident() as net:
+            assert places(net) == {"cuda"}
+            torch.testing.assert_close(net(X.cuda()).cpu(), reference(X))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("params_backend", ["cpu", "disk"])
+def test_card_is_empty_after_use(place, params_backend) -> None:
+    component = place("cuda0", params_backend)
+    before = torch.cuda.memory_allocated()
+    with component.resident():
+        assert torch.cuda.memory_allocated() >= before + component.nbytes
+    assert torch.cuda.memory_allocated() == before
+
+
+@pytest.mark.gpu
+def test_weights_kept_on_a_card_run_on_the_processor(place, reference) -> None:
+    with place("cpu", "cuda0").resident() as net:
+        assert torch.equal(net(X), reference(X))

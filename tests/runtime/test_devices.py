@@ -113,7 +113,7 @@ def test_environment_that_names_no_device_is_warned_about(
 
 
 def test_two_devices_of_one_name() -> None:
-    with pytest.raises(ValueError, match="two providers use the same name"):
+    with pytest.raises(ValueError, match="names must be unique, these are not: cpu, cuda0, cuda0"):
         Devices([Offer(CPU), Offer(device("cuda0"), device("cuda0", DeviceType.INTEGRATED_GPU))])
 
 

@@ -78,7 +78,7 @@ class Backend(ABC):
 
     def take(self, tensor: Tensor) -> Tensor:
         """`tensor` on this device, its memory format kept."""
-        return tensor.to(self.device, non_blocking=True)
+        return tensor.to(self.device)
 
     def accelerate(self, net: nn.Module) -> nn.Module:
         """What to call instead of `net` while its weights are here: `net` itself, or a faster equal of it.

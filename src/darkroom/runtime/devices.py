@@ -59,11 +59,11 @@ class Devices(Sequence[Device]):
     """Every device that some provider offers, in the providers' order."""
 
     def __init__(self, providers: Sequence[Provider]) -> None:
-        self._provider_of = {device: provider for provider in providers for device in provider.devices()}
-        self._devices = tuple(self._provider_of)
-        names = [device.name for device in self._devices]
-        if len(set(names)) < len(names):
-            raise ValueError(f"devices: two providers use the same name: {', '.join(names)}")
+        offers = [(device, provider) for provider in providers for device in provider.devices()]
+        self._devices = tuple(device for device, _ in offers)
+        self._provider_of = {device.name: provider for device, provider in offers}
+        if len(self._provider_of) < len(offers):
+            raise ValueError(f"devices: names must be unique, these are not: {_names(self._devices)}")
 
     @classmethod
     def discover(cls) -> Devices:
@@ -87,7 +87,7 @@ class Devices(Sequence[Device]):
 
     def open(self, device: Device, *, threads: int = -1) -> Backend:
         """A new backend; `BackendManager` is what keeps it one for each device."""
-        return self._provider_of[device].open(device, threads=threads)
+        return self._provider_of[device.name].open(device, threads=threads)
 
     def resolve(self, name: str, flag: str = RUNTIME_FLAG) -> Device:
         """The device that `name` means; case and surrounding blanks do not matter.

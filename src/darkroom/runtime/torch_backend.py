@@ -8,6 +8,7 @@ import platform
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from darkroom.api.names import ComputeType
 from darkroom.runtime.backends import Backend, Memory
@@ -44,6 +45,7 @@ class CpuBackend(Backend):
     def __init__(self, info: Device, threads: int) -> None:
         super().__init__(info, torch.device("cpu"))
         self._threads = threads
+        self._has_declined = False
 
     def memory(self) -> Memory:
         """Main memory; a container's limit counts."""
@@ -52,7 +54,8 @@ class CpuBackend(Backend):
     def compute_dtype(self, asked: ComputeType) -> torch.dtype:
         """bf16 where the processor multiplies it in hardware, else f32; never f16, ten times slower."""
         best = torch.bfloat16 if has_bf16_arithmetic() else torch.float32
-        if asked is ComputeType.F16:
+        if asked is ComputeType.F16 and not self._has_declined:
+            self._has_declined = True
             logger.warning("compute type: f16 is very slow on a CPU; %s is used instead", _short(best))
         return best if asked in (ComputeType.AUTO, ComputeType.F16) else DTYPES[asked]
 
@@ -94,6 +97,10 @@ class CudaBackend(Backend):
         ):
             self._undo.callback(setattr, target, attribute, getattr(target, attribute))
             setattr(target, attribute, value)
+
+    def take(self, tensor: Tensor) -> Tensor:
+        """`tensor` on this card, its memory format kept; work queued on the card later comes after the copy."""
+        return tensor.to(self.device, non_blocking=True)
 
     def synchronize(self) -> None:
         """Waits for the card."""
