@@ -87,6 +87,8 @@ INERT = {
     Global("numpy.core.multiarray", "scalar"),
     Global("numpy._core.multiarray", "scalar"),
     Global("_codecs", "encode"),
+    Global("__builtin__", "set"),
+    Global("builtins", "set"),
     Global("torch", "device"),
     Global("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint"),
 }

@@ -139,7 +139,11 @@ class _Machine:
             target.update(parameters if isinstance(parameters, dict) else {})
 
     def persistent(self) -> None:
-        storage = self.storage(self.stack.pop())
+        reference = self.stack.pop()
+        if reference[0] == "module":  # a network's class with its source text, in files from before torch 1.6
+            self.stack.append(reference[1])
+            return
+        storage = self.storage(reference)
         self.storages[storage.key] = storage
         self.stack.append(storage)
 

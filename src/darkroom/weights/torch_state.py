@@ -35,9 +35,7 @@ class TorchFile:
         self._tensors = named_tensors(unpickled)
         self._storages = storages
         if not self._tensors:
-            raise CheckpointError(
-                f"{file.path}: is a torch file without a tensor by name; expected a state dict"
-            )
+            raise CheckpointError(f"{file.path}: is a torch file without a tensor; expected a state dict")
         for name, ref in self._tensors.items():
             self._check(name, ref)
         self.index = TensorIndex(
@@ -95,15 +93,18 @@ class TorchFile:
 
 
 def named_tensors(unpickled: object) -> dict[str, TensorRef]:
-    """The tensors in nested dicts under dotted names; a `state_dict` at the top stands for the whole."""
+    """The tensors in nested dicts under dotted names; a `state_dict` at the top stands for the whole.
+
+    A file that is one tensor calls it `tensor`.
+    """
     if isinstance(unpickled, dict) and isinstance(unpickled.get("state_dict"), dict):
         unpickled = unpickled["state_dict"]
     found: dict[str, TensorRef] = {}
     seen: set[int] = set()
 
     def walk(value: object, path: str, depth: int) -> None:
-        if isinstance(value, TensorRef) and path:
-            found[path] = value
+        if isinstance(value, TensorRef):
+            found[path or "tensor"] = value
         if not isinstance(value, dict) or id(value) in seen or depth > MAX_DEPTH:
             return
         seen.add(id(value))  # a pickle may hold one dict many times, or a dict that holds itself
