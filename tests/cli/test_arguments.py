@@ -53,7 +53,8 @@ def test_the_last_value_wins() -> None:
 
 
 def test_lists_are_joined() -> None:
-    line = "--backend te=cpu --extra-sample-args a=1 --backend cuda0 --params-backend disk --extra-sample-args b=2"
+    line = "--backend te=cpu --extra-sample-args a=1 --backend cuda0 --params-backend disk"
+    line += " --extra-sample-args b=2"
     arguments = parse(line.split())
     assert arguments.config.backend == "te=cpu,cuda0"
     assert arguments.config.params_backend == "disk"
