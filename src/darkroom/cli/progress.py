@@ -44,25 +44,37 @@ class ProgressBar:
 
 
 class PlainProgress:
-    """A line at the end of each phase, and in sampling one about every tenth of the way."""
+    """A line for each phase, and in sampling one about every tenth of the way."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._tenth = (Phase.LOAD, 0, 0)
+        self._part: tuple[Phase, int] | None = None
+        self._tenths = 0
+        self._unsaid: Progress | None = None
 
     def __call__(self, progress: Progress) -> None:
         """Prints a line when there is something to say."""
+        part = (progress.phase, progress.image)
+        if part != self._part:
+            if self._unsaid is not None:
+                self._say(self._unsaid)
+            self._part, self._tenths = part, 0
         tenths = 10 * progress.step // max(1, progress.steps)
         if progress.phase is not Phase.SAMPLE:
-            tenths = tenths // 10
-        tenth = (progress.phase, progress.image, tenths)
-        if progress.step > 0 and tenths > 0 and tenth != self._tenth:
-            self._console.line(f"{_title(progress)}: {_numbers(progress)}")
-        self._tenth = tenth
+            tenths //= 10
+        if tenths > self._tenths:
+            self._say(progress)
+        elif progress.step > 0:
+            self._unsaid = progress
+        self._tenths = tenths
+
+    def _say(self, progress: Progress) -> None:
+        self._console.line(f"{_title(progress)}: {_numbers(progress)}")
+        self._unsaid = None
 
 
 def _title(progress: Progress) -> str:
-    if progress.images > 1:
+    if progress.images > 1 and progress.phase in (Phase.SAMPLE, Phase.DECODE):
         return f"{progress.phase} {progress.image}/{progress.images}"
     return str(progress.phase)
 
