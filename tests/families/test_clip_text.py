@@ -149,6 +149,12 @@ def test_layer_that_the_file_left_out_is_counted(te: CLIPTextModel) -> None:
         encode_prompts(te, [TextPrompt("a", 1)], pad=0, layers_cut=1)
 
 
+def test_small_vocabulary() -> None:
+    other = CLIPTextModel(CLIPTextConfig(1000, 77, D, D, 1, 1))
+    with pytest.raises(CheckpointError, match="knows 1000 tokens; CLIP's vocabulary has 49408"):
+        contexts(other, "a cat")
+
+
 class TestEmbeddings:
     def test_vectors_of_known_tokens_give_the_same_context(self, te: CLIPTextModel, tmp_path: Path) -> None:
         ids = ClipTokenizer().encode("black cat")

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from darkroom.api.errors import RequestError
+from darkroom.api.errors import CheckpointError, RequestError
 from darkroom.families.base import Conditioning, TextPrompt
 from darkroom.families.embeddings import load_embedding
 from darkroom.nets.te.clip import CLIPTextModel, encode_chunks
-from darkroom.tokenizers.clip import ClipTokenizer
+from darkroom.tokenizers.clip import VOCAB_SIZE, ClipTokenizer
 from darkroom.tokenizers.prompt import PromptChunks, chunk, find_words, parse_weights
 
 
@@ -25,8 +25,13 @@ def encode_prompts(
 
     pad: the token that fills up a chunk. layers_cut: blocks that the file has already left out at the end.
 
-    Raises RequestError for a clip_skip that leaves no layer, CheckpointError for an unfit embedding.
+    Raises RequestError for a clip_skip that leaves no layer, CheckpointError for an unfit embedding and for
+    a text encoder with another vocabulary.
     """
+    if te.config.vocab_size < VOCAB_SIZE:
+        raise CheckpointError(
+            f"model: its text encoder knows {te.config.vocab_size} tokens; CLIP's vocabulary has {VOCAB_SIZE}"
+        )
     inversions = _Inversions(te.config.vocab_size, te.config.hidden_size)
     chunks = [_chunks(prompt, te.config.num_positions, pad, inversions) for prompt in prompts]
     contexts: dict[int, Tensor] = {}

@@ -71,7 +71,9 @@ def test_config_is_read_from_shapes() -> None:
     assert CLIPTextConfig.from_shapes(shapes, "gelu") == CLIPTextConfig(VOCAB, 77, 128, 320, 2, 2, "gelu")
 
 
-@pytest.mark.parametrize(("width", "heads"), [(32, 1), (64, 1), (768, 12), (1024, 16), (1280, 20)])
+@pytest.mark.parametrize(
+    ("width", "heads"), [(32, 1), (64, 1), (96, 1), (200, 2), (768, 12), (1024, 16), (1280, 20)]
+)
 def test_heads_are_64_wide(width: int, heads: int) -> None:
     shapes = {
         "text_model.embeddings.token_embedding.weight": (VOCAB, width),

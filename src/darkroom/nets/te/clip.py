@@ -43,7 +43,7 @@ class CLIPTextConfig:
     ) -> CLIPTextConfig:
         """Reads the architecture from the shapes of a file's tensors, `text_model.` names.
 
-        num_heads: one for each 64 channels where not given.
+        num_heads: where not given, one for each 64 channels, or the next number that divides them.
 
         Raises KeyError where a tensor that defines the architecture is missing.
         """
@@ -55,9 +55,14 @@ class CLIPTextConfig:
             hidden_size=hidden_size,
             intermediate_size=shapes["text_model.encoder.layers.0.mlp.fc1.weight"][0],
             num_layers=max(layers) + 1,
-            num_heads=num_heads or max(1, hidden_size // HEAD_WIDTH),
+            num_heads=num_heads or _num_heads(hidden_size),
             activation=activation,
         )
+
+
+def _num_heads(hidden_size: int) -> int:
+    most = max(1, hidden_size // HEAD_WIDTH)
+    return next(heads for heads in range(most, 0, -1) if hidden_size % heads == 0)
 
 
 class CLIPTextEmbeddings(nn.Module):
