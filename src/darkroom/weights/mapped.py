@@ -62,11 +62,11 @@ class MappedFile:
             self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
 
     def close(self) -> None:
-        """Unmaps the file, or leaves that to its last tensor while some are in use."""
-        try:
-            self._map.close()
-        except BufferError:
-            del self._map
+        """Lets go of the mapping, which ends with the last tensor made of it.
+
+        Not `mmap.close`: torch's tensors keep the mapping alive but do not lock it, and would be left hanging.
+        """
+        del self._map
 
 
 def _map(fileno: int) -> mmap.mmap:
