@@ -89,11 +89,15 @@ Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Family(ABC, Generic[C]):
-    """A model family: stateless, one instance in each folder under families/ (`FAMILY`)."""
+    """A model family: stateless, one instance in each folder under families/ (`FAMILY`).
+
+    landmarks: native names that every file of this family has, to say what a file of no family is closest to.
+    """
 
     name: ClassVar[str]
     title: ClassVar[str]
     latent: ClassVar[LatentFormat]
+    landmarks: ClassVar[Sequence[str]]
     signature: ClassVar[frozenset[str]]
     """Native names of a few tensors that every file of this family has; for messages about unknown files."""
 
@@ -111,7 +115,7 @@ class Family(ABC, Generic[C]):
 
     @abstractmethod
     def inpaints(self, config: C) -> bool:
-        """Whether extra input channels (`Conditioning.concat`) tell the network the mask and what it hides."""
+        """Whether the network takes the mask, and the picture without what it hides, as extra channels."""
 
     @abstractmethod
     def encode(self, te: nn.Module, prompts: Sequence[TextPrompt], config: C) -> Sequence[Conditioning]:

@@ -72,8 +72,7 @@ class UNetConfig:
                     new_level = False
                 blocks[-1] += 1
             index += 1
-        transformer = next(key for key in shapes if key.endswith(".attn2.to_k.weight"))
-        proj_in = transformer.split("transformer_blocks.")[0] + "proj_in.weight"
+        transformer = "middle_block.1.transformer_blocks.0.attn2.to_k.weight"
         return cls(
             in_channels=in_channels,
             out_channels=shapes["out.2.weight"][0],
@@ -83,7 +82,7 @@ class UNetConfig:
             transformer_depth=tuple(depths),
             middle_depth=_depth(shapes, "middle_block.1."),
             context_dim=shapes[transformer][1],
-            linear_proj=len(shapes[proj_in]) == 2,
+            linear_proj=len(shapes["middle_block.1.proj_in.weight"]) == 2,
         )
 
 

@@ -1,0 +1,137 @@
+"""What Stable Diffusion 1 and 2 have in common: a UNet, a KL autoencoder and one CLIP text encoder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from darkroom.api.errors import CheckpointError
+from darkroom.api.names import Module, SampleMethod, Scheduler
+from darkroom.families.base import Conditioning, LatentFormat, ModuleSpec, SampleDefaults
+from darkroom.nets.te.clip import Activation, CLIPTextConfig, CLIPTextModel
+from darkroom.nets.unet import UNetConfig, UNetModel
+from darkroom.nets.vae.kl import AutoencoderKL, KLConfig
+from darkroom.weights.index import TensorIndex
+from darkroom.weights.spellings import TE, UNET, VAE
+
+LATENT = LatentFormat(channels=4, downscale=8, scale=0.18215)
+
+# Input channels: latents, and for inpainting models the mask and the latents of what it leaves.
+TEXT_TO_IMAGE, INPAINTING = 4, 9
+
+LANDMARKS = (
+    f"{UNET}input_blocks.0.0.weight",
+    f"{UNET}time_embed.0.weight",
+    f"{UNET}middle_block.1.transformer_blocks.0.attn2.to_k.weight",
+    f"{UNET}out.2.weight",
+    f"{VAE}encoder.conv_in.weight",
+    f"{VAE}decoder.conv_out.weight",
+    f"{TE}text_model.embeddings.token_embedding.weight",
+    f"{TE}text_model.final_layer_norm.weight",
+)
+
+_MODELSPEC_SIZE = re.compile(r"(\d+)x(\d+)")
+
+
+@dataclass(frozen=True)
+class LatentDiffusionConfig:
+    """The architecture. width, height: of the pictures it was trained on."""
+
+    unet: UNetConfig
+    vae: KLConfig
+    te: CLIPTextConfig
+    width: int = 512
+    height: int = 512
+
+    @property
+    def size_multiple(self) -> int:
+        """Pixels that the sides of a picture must be a multiple of, so that every level halves evenly."""
+        return self.vae.downscale << (len(self.unet.channel_mult) - 1)
+
+
+def read_unet(index: TensorIndex) -> UNetConfig | None:
+    """The UNet in a file under native names; None when it is not Stable Diffusion 1's or 2's."""
+    shapes = index.under(UNET).shapes()
+    if any(name.startswith("label_emb.") for name in shapes):  # a pooled embedding: SDXL, unCLIP, upscalers
+        return None
+    try:
+        unet = UNetConfig.from_shapes(shapes)
+    except (KeyError, IndexError):
+        return None
+    return unet if unet.in_channels in (TEXT_TO_IMAGE, INPAINTING) else None
+
+
+def read_config(index: TensorIndex, unet: UNetConfig, activation: Activation) -> LatentDiffusionConfig:
+    """The architecture of a file whose UNet is known.
+
+    activation: the text encoder's, which no shape tells.
+
+    Raises CheckpointError when the file lacks the autoencoder or the text encoder.
+    """
+    try:
+        vae = KLConfig.from_shapes(index.under(VAE).shapes())
+    except KeyError as err:
+        raise CheckpointError(
+            f"model: has a UNet but no complete VAE ({VAE}{err.args[0]} is missing); "
+            "a full checkpoint is needed, or --vae with the file of one"
+        ) from err
+    try:
+        te = CLIPTextConfig.from_shapes(index.under(TE).shapes(), activation)
+    except (KeyError, ValueError) as err:
+        raise CheckpointError(
+            f"model: has a UNet but no complete text encoder under {TE}; "
+            "a full checkpoint or a folder with text_encoder is needed"
+        ) from err
+    if te.hidden_size != unet.context_dim:
+        raise CheckpointError(
+            f"model: its UNet takes text of width {unet.context_dim}, its text encoder gives width "
+            f"{te.hidden_size}; they must come from the same model"
+        )
+    width, height = read_size(index.metadata)
+    return LatentDiffusionConfig(unet, vae, te, width, height)
+
+
+def read_size(metadata: Mapping[str, str]) -> tuple[int, int]:
+    """Width and height that a file recommends (ModelSpec's `modelspec.resolution`), or 512x512."""
+    match = _MODELSPEC_SIZE.fullmatch(metadata.get("modelspec.resolution", "").strip())
+    return (int(match[1]), int(match[2])) if match else (512, 512)
+
+
+def modules(config: LatentDiffusionConfig) -> dict[Module, ModuleSpec]:
+    """The three networks."""
+    return {
+        Module.TE: ModuleSpec(TE, lambda: _on_meta(lambda: CLIPTextModel(config.te))),
+        Module.DIFFUSION: ModuleSpec(UNET, lambda: _on_meta(lambda: UNetModel(config.unet))),
+        Module.VAE: ModuleSpec(VAE, lambda: _on_meta(lambda: AutoencoderKL(config.vae))),
+    }
+
+
+def _on_meta(make: Callable[[], nn.Module]) -> nn.Module:
+    with torch.device("meta"):
+        return make()
+
+
+def predict(net: nn.Module, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+    """The UNet's output for x (b, 4, h, w) at timesteps t (b,); mask and hidden picture stand beside x."""
+    if cond.concat is not None:
+        x = torch.cat((x, cond.concat.expand(len(x), -1, -1, -1)), dim=1)
+    out: Tensor = net(x, t, cond.context.expand(len(x), -1, -1))
+    return out
+
+
+def defaults(config: LatentDiffusionConfig, *, clip_skip: int) -> SampleDefaults:
+    """stable-diffusion.cpp's defaults, at the size that the model was trained on."""
+    return SampleDefaults(
+        method=SampleMethod.EULER_A,
+        scheduler=Scheduler.DISCRETE,
+        steps=20,
+        cfg_scale=7.0,
+        width=config.width,
+        height=config.height,
+        size_multiple=config.size_multiple,
+        clip_skip=clip_skip,
+    )

@@ -1,0 +1,19 @@
+"""Recognises Stable Diffusion 1 by its tensors."""
+
+from __future__ import annotations
+
+from darkroom.families.latent_diffusion import LatentDiffusionConfig, read_config, read_unet
+from darkroom.weights.index import TensorIndex
+
+
+def detect(index: TensorIndex) -> LatentDiffusionConfig | None:
+    """The architecture of a file under native names; None when it is another family's.
+
+    1.x projects into its transformers with 1x1 convolutions, 2.x with linear layers.
+
+    Raises CheckpointError when a Stable Diffusion 1 file lacks a network.
+    """
+    unet = read_unet(index)
+    if unet is None or unet.linear_proj:
+        return None
+    return read_config(index, unet, "quick_gelu")
