@@ -23,7 +23,7 @@ class Warmer:
     def __init__(self, net: str, size: int, batch: int, *, enabled: bool) -> None:
         self.net = net
         self.process: subprocess.Popen[str] | None = None
-        self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115: lives as long as the process
+        self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115
         if enabled:
             command = [sys.executable, "-m", "training.warm", net, "--size", str(size), "--batch", str(batch)]
             environment = dict(os.environ, TORCHINDUCTOR_COMPILE_THREADS="6")

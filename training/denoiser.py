@@ -138,10 +138,12 @@ class _Run:
         latents, tokens = batch
 
         def loss(net: Callable[..., object]) -> Tensor:
-            context = self.te(tokens).detach().requires_grad_()
+            context = self.te(tokens)
             return noise_loss(net, self.schedule, latents.float(), context, self.dtype)  # type: ignore[arg-type]
 
         self.net = compiled_or_plain(self.unet, loss)
+        for p in self.te.parameters():
+            p.grad = None
 
     def steps(self, batches: list[tuple[Tensor, Tensor]], start: float) -> float:
         """Trains on these batches, or until the time is over; the mean loss."""
@@ -163,7 +165,7 @@ class _Run:
 
 
 class _Words:
-    """The token embedding's last stretch: words never met get the filler's row, all rows are rounded and kept."""
+    """The token embedding's last stretch: words never met get the filler's row, all are rounded and kept."""
 
     def __init__(self, masters: Masters, te: CLIPTextModel) -> None:
         weight = te.text_model.embeddings.token_embedding.weight

@@ -15,7 +15,7 @@ Net = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Schedule:
-    """1000 steps, betas linear in their square roots from 0.00085 to 0.012. alphas: (1000,) cumulative product."""
+    """1000 steps, betas linear in their roots from 0.00085 to 0.012. alphas: (1000,), cumulative product."""
 
     alphas: Tensor
 
@@ -37,10 +37,10 @@ class Schedule:
 def noise_loss(net: Net, schedule: Schedule, latents: Tensor, context: Tensor, dtype: torch.dtype) -> Tensor:
     """Weighted mean squared error of the predicted noise, a scalar.
 
-    latents: (b, 4, h, w), scaled. The noise gets a small offset per channel, so that at the last timestep the mean
-    colour of the picture does not shine through (the schedule does not end at pure noise) and the text must tell it.
-    The weight is that of the clean picture's error with SNR cut at 20, plus 1: between min-SNR (arXiv 2303.09556)
-    and v-prediction.
+    latents: (b, 4, h, w), scaled. The noise gets a small offset per channel, so that at the last timestep the
+    mean colour of the picture does not shine through (the schedule does not end at pure noise) and the text
+    must tell it. The weight is that of the clean picture's error with SNR cut at 20, plus 1: between min-SNR
+    (arXiv 2303.09556) and v-prediction.
     """
     b = len(latents)
     t = ((torch.arange(b, device=latents.device) + torch.rand(b, device=latents.device)) / b * 1000).long()

@@ -1,7 +1,7 @@
 """Looks at pixels and says what is there: the background's colour, the object's colour, the object's shape.
 
 It knows nothing of captions or models. Colours are compared in CIELAB, with the palette; the shape is the
-template whose silhouette overlaps best (intersection over union), silhouettes brought to equal place and area.
+template whose silhouette overlaps best (intersection over union) once brought to the same place and area.
 tests/training checks it against pictures whose content is known.
 """
 
@@ -23,7 +23,7 @@ ANGLES = tuple(math.radians(a) for a in range(-24, 25, 4))
 
 
 class Verdict(NamedTuple):
-    """What one picture shows. area: share of the picture that the object covers; iou: overlap with its template."""
+    """What one picture shows. area: the object's share of the picture; iou: overlap with its template."""
 
     shape: str
     colour: str

@@ -16,7 +16,8 @@ from training.domain import COLOURS, PLACES, SHAPES, Triple, held_out, triples
 NORMAL, SMALL, LARGE = range(3)
 SINGLE, BESIDE, RIGHT_OF, ABOVE, BELOW = range(5)
 
-# Radius of an object as a share of the picture's short side, by size; alone in the middle, alone at a place, in a pair.
+# Radius of an object as a share of the picture's short side, by size: alone in the middle, alone at a place,
+# in a pair.
 RADII = {
     "middle": ((0.24, 0.31), (0.12, 0.16), (0.36, 0.42)),
     "place": ((0.18, 0.23), (0.10, 0.14), (0.27, 0.31)),
@@ -28,7 +29,7 @@ RADII = {
 class Scenes:
     """What is in each picture of a batch.
 
-    shape, colour, size: (b, 2) indices, for the first and second object; layout: (b,), SINGLE or how a pair stands;
+    shape, colour, size: (b, 2) indices, for both objects; layout: (b,), SINGLE or a pair's order;
     place: (b,) index of PLACES for a single one; background: (b,) index of COLOURS.
     centre: (b, 2, 2) x and y in [0, 1]; radius: (b, 2), share of the short side; rotation: (b, 2) radians.
     light: (b, 3) in [-1, 1], how the background's light falls.
@@ -157,7 +158,7 @@ def _composed(
 
 
 def describe(scenes: Scenes, dice: Dice, *, plain: bool = False) -> Captions:
-    """A true sentence for each scene, its wording random; `plain` is always 'a red circle on a blue background'."""
+    """A true sentence for each scene, wording random; `plain`: always 'a red circle on a blue background'."""
     count = len(scenes)
     pair, device = scenes.layout > 0, dice.device
     named = torch.ones(count, dtype=torch.bool, device=device)

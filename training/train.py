@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from training import networks
 from training.autoencoder import train_autoencoder
 from training.compiled import Warmer
 from training.denoiser import train_denoiser
@@ -34,11 +35,11 @@ def options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for weights, log and pictures")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=2026)
-    parser.add_argument("--minutes-vae", type=float, default=2.0)
+    parser.add_argument("--minutes-vae", type=float, default=2.2)
     parser.add_argument(
         "--minutes-pool", type=float, default=0.4, help="encoding pictures before UNet training"
     )
-    parser.add_argument("--minutes-unet", type=float, default=4.8)
+    parser.add_argument("--minutes-unet", type=float, default=4.9)
     parser.add_argument(
         "--batch-vae", type=int, default=64, help="pictures of 128 px; of 256 px three eighths of it"
     )
@@ -49,6 +50,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--eval-captions", type=int, default=120)
     parser.add_argument("--resume-vae", type=Path, help="a vae.safetensors, instead of training one")
     parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--rehearse", action="store_true", help="tiny networks: to see that everything runs")
     return parser.parse_args()
 
 
@@ -62,6 +64,8 @@ def main() -> None:
         handlers=[logging.StreamHandler(), logging.FileHandler(args.out / "log.txt", mode="w")],
     )
     start = time.monotonic()
+    if args.rehearse:
+        networks.rehearse()
     device = torch.device(args.device)
     torch.manual_seed(args.seed)
     torch.backends.cudnn.benchmark = True

@@ -1,7 +1,7 @@
 """Compiles one training step in a process of its own, while the main process trains something else.
 
-What Inductor made lies in its cache afterwards, so that the main process compiles in seconds. Prints one line of
-JSON: seconds to compile, milliseconds of a plain and of a compiled step.
+What Inductor made lies in its cache afterwards, so that the main process compiles in seconds. Prints one line
+of JSON: seconds to compile, milliseconds of a plain and of a compiled step.
 
     python -m training.warm vae --size 256 --batch 24
 """
