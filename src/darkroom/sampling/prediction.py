@@ -267,4 +267,4 @@ def scaled_linear_alphas(
 
 def flux_time_shift(mu: float, t: float) -> float:
     """e^mu / (e^mu + 1/t - 1) for t in (0, 1]."""
-    return math.exp(mu) / (math.exp(mu) + 1 / t - 1)
+    return math.exp(mu) / (math.exp(mu) + (1 / t - 1))

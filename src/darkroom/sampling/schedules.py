@@ -239,7 +239,8 @@ def _beta(ask: _Ask) -> list[float]:
     if ask.steps == 1:
         return [ask.prediction.t_to_sigma(T_MAX)]
     quantiles = (beta_quantile(1 - i / ask.steps, alpha, beta) for i in range(ask.steps))
-    timesteps = dict.fromkeys(math.floor(q * T_MAX + 0.5) for q in quantiles)
+    # A hair more than half, so that the median, 499.5, is rounded up however its quantile came out.
+    timesteps = dict.fromkeys(math.floor(q * T_MAX + 0.5 + 1e-9) for q in quantiles)
     return [ask.prediction.t_to_sigma(t) for t in timesteps]
 
 
