@@ -125,7 +125,7 @@ class Engine:
         """Draws `request`. Equal requests give equal pixels.
 
         on_progress: told of every step. is_cancelled: asked at every step.
-        Raises RequestError, CheckpointError, OutOfMemoryError, and Cancelled within one step of being asked to.
+        Raises RequestError, CheckpointError, OutOfMemoryError, and Cancelled within a step of being asked to.
         """
         plan = self.plan(request)
         report = Report(on_progress, is_cancelled, len(plan.seeds))
@@ -208,7 +208,8 @@ class Engine:
         component = self.components[Module.DIFFUSION]
         if start.concat is not None:
             concat = start.concat.to(component.dtype)
-            cond, uncond = (c and replace(c, concat=concat) for c in (cond, uncond))
+            cond = replace(cond, concat=concat)
+            uncond = uncond and replace(uncond, concat=concat)
         latents = []
         with self._resident(Module.DIFFUSION, report) as net:
 

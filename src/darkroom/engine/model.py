@@ -22,11 +22,11 @@ from darkroom.weights.checkpoint import Checkpoint, open_checkpoint
 from darkroom.weights.identify import describe_unknown
 from darkroom.weights.keys import KeyRules, Rename
 from darkroom.weights.source import TensorSource, TensorView, open_source
+from darkroom.weights.spellings import VAE
 
 logger = logging.getLogger(__name__)
 
 ALPHAS_CUMPROD = "alphas_cumprod"
-VAE_PREFIX = "vae."
 
 
 @dataclass(frozen=True)
@@ -63,16 +63,11 @@ def open_model(config: EngineConfig) -> Model:
     with ExitStack() as opened:
         checkpoint = opened.enter_context(open_checkpoint(path))
         vae = opened.enter_context(open_checkpoint(config.vae)) if config.vae else None
-        family, architecture, view = recognise(checkpoint)
-        specs = family.modules(architecture)
-        if vae is not None:
-            view = view.replaced(
-                specs[Module.VAE].prefix, _standalone_vae(vae, family, specs[Module.VAE].prefix)
-            )
-            architecture = family.detect(view.index) or architecture
+        family, architecture, view = recognise(checkpoint, vae)
         logger.info("model: %s, %s, %s", path.name, family.title, format_bytes(checkpoint.nbytes))
         logger.debug("%s: %s", family.name, architecture)
         alphas = view.read(ALPHAS_CUMPROD) if ALPHAS_CUMPROD in view.index else None
+        specs = family.modules(architecture)
         return Model(
             path,
             family,
@@ -83,34 +78,37 @@ def open_model(config: EngineConfig) -> Model:
         )
 
 
-def recognise(checkpoint: Checkpoint) -> tuple[Family[Any], Any, TensorView]:
+def recognise(checkpoint: Checkpoint, vae: Checkpoint | None = None) -> tuple[Family[Any], Any, TensorView]:
     """The one family that knows the file, what it read from it, and the file under native names.
 
-    Raises CheckpointError that names the closest family when none does.
+    vae: an autoencoder in a file of its own, which takes the place of the checkpoint's.
+    Raises CheckpointError that names the closest family when none knows the file.
     """
-    families = discover()
-    for family in families:
+    views: dict[Family[Any], TensorView] = {}
+    for family in discover():
         view = open_source(checkpoint, family.key_rules())
+        if vae is not None:
+            view = view.replaced(VAE, _standalone_vae(vae, family))
         architecture = family.detect(view.index)
         if architecture is not None:
             return family, architecture, view
-    views = {family: open_source(checkpoint, family.key_rules()).index for family in families}
-    closest = max(families, key=lambda family: len(family.signature & views[family].keys()))
-    signatures = {family.title: sorted(family.signature) for family in families}
-    raise CheckpointError(f"{checkpoint.path}: {describe_unknown(views[closest], signatures)}")
+        views[family] = view
+    closest = max(views, key=lambda family: len(views[family].index.keys() & set(family.landmarks)))
+    landmarks = {family.title: family.landmarks for family in views}
+    raise CheckpointError(f"{checkpoint.path}: {describe_unknown(views[closest].index, landmarks)}")
 
 
-def _standalone_vae(checkpoint: Checkpoint, family: Family[Any], prefix: str) -> TensorView:
+def _standalone_vae(checkpoint: Checkpoint, family: Family[Any]) -> TensorView:
     """A VAE file under the network's names, whether its own have a prefix or none, LDM's or diffusers'.
 
     Raises CheckpointError when the file holds no such VAE.
     """
-    is_bare = not any(name.startswith((prefix, VAE_PREFIX)) for name in checkpoint.index)
-    added = KeyRules((Rename("^", VAE_PREFIX),) if is_bare else ())
-    view = open_source(checkpoint, added + family.key_rules()).under(prefix)
+    is_bare = not any(name.startswith((VAE, "vae.")) for name in checkpoint.index)
+    added = KeyRules((Rename("^", VAE),) if is_bare else ())
+    view = open_source(checkpoint, added + family.key_rules()).under(VAE)
     if "decoder.conv_in.weight" not in view.index:
         raise CheckpointError(
-            f"{checkpoint.path}: no autoencoder is in it (no decoder.conv_in.weight among {len(checkpoint.index)} "
-            "tensors); --vae takes a KL autoencoder with 4 latent channels"
+            f"{checkpoint.path}: holds no autoencoder (no decoder.conv_in.weight in its "
+            f"{len(checkpoint.index)} tensors); --vae takes a KL autoencoder with 4 latent channels"
         )
     return view

@@ -26,7 +26,7 @@ from darkroom.sampling.schedules import custom_sigmas, default_scheduler, get_si
 class Start:
     """Where sampling begins.
 
-    latent: (1, c, h, w), zeros for text-to-image. mask: (1, 1, h, w), 1 where the picture is drawn anew, or None.
+    latent: (1, c, h, w), zeros for text-to-image. mask: (1, 1, h, w), 1 where it is drawn anew, or None.
     concat: extra channels (1, c, h, w) for inpainting networks, or None.
     """
 
@@ -79,7 +79,7 @@ def _encode(vae: nn.Module, pixels: Tensor, latent: LatentFormat, draws: Rng) ->
 
 @dataclass(frozen=True)
 class Schedule:
-    """The noise levels of a trajectory (steps + 1,) on the CPU, and the scheduler that made them, if one did."""
+    """The noise levels of a trajectory (steps + 1,) on the CPU, and the scheduler that stands for them."""
 
     sigmas: Tensor
     scheduler: Scheduler
@@ -90,7 +90,7 @@ def make_schedule(
 ) -> Schedule:
     """The schedule of the whole request; image-to-image runs only the end of it.
 
-    default: the family's scheduler. variant: the family, for schedules that are made for one. tokens: latent pixels.
+    default: the family's scheduler. variant: the family, for schedules made for one. tokens: latent pixels.
     """
     scheduler = plan.scheduler or default_scheduler(plan.method, prediction, default)
     if plan.sigmas is not None:

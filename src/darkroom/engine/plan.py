@@ -52,7 +52,7 @@ class Plan:
 def make_plan(request: GenerationRequest, defaults: SampleDefaults) -> Plan:
     """Fills in the family's defaults and opens the images.
 
-    Raises RequestError for a mask without an image, images that cannot be read and noise levels that are none.
+    Raises RequestError for a mask without an image, unreadable images and noise levels that are none.
     """
     if request.mask_image is not None and request.init_image is None:
         raise RequestError("--mask: a mask needs the image it belongs to; add --init-img")
@@ -86,7 +86,7 @@ def make_plan(request: GenerationRequest, defaults: SampleDefaults) -> Plan:
 
 
 def _size(request: GenerationRequest, defaults: SampleDefaults, init_image: Image | None) -> tuple[int, int]:
-    """Width and height: the request's, else the init image's, else the family's; rounded up to its multiple."""
+    """The request's, else the init image's, else the family's size; rounded up to the family's multiple."""
     fallback = (defaults.width, defaults.height) if init_image is None else init_image.size
     asked = (request.width or fallback[0], request.height or fallback[1])
     multiple = defaults.size_multiple

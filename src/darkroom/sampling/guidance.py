@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class _Dataclass(Protocol):
-    __dataclass_fields__: dict[str, dataclasses.Field[Any]]
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
 
 C = TypeVar("C", bound=_Dataclass)
