@@ -183,6 +183,8 @@ class _Header:
             kind, count = self._unpack("<IQ")
             self.arrays[key] = Array(kind, count, self._at)
             self._skip(key, kind, count)
+            if self._at > len(self._map):
+                raise struct.error
         elif kind == STRING:
             self.values[key] = self._string()
         else:

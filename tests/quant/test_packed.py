@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import torch
+
+from darkroom.quant.packed import PackedTensor
+
+
+def weight(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(3))
+
+
+def test_q8_0_comes_back_within_half_a_step() -> None:
+    original = weight(12, 64)
+    decoded = PackedTensor.encode(original, "q8_0").decode(torch.float32)
+    steps = original.view(-1, 32).abs().amax(1, keepdim=True) / 127
+    assert decoded.shape == original.shape
+    # half a step of rounding, and the step itself is a float16
+    assert ((decoded - original).view(-1, 32).abs() <= steps * 0.56).all()
+
+
+def test_shape_survives_where_blocks_cross_rows() -> None:
+    original = weight(8, 4, 3, 3)
+    decoded = PackedTensor.encode(original, "q8_0").decode(torch.float32)
+    assert decoded.shape == (8, 4, 3, 3)
+    assert torch.allclose(decoded, original, atol=0.03)
+
+
+def test_rows_of_whole_blocks_stay_packed_and_share_the_data() -> None:
+    packed = PackedTensor.encode(weight(12, 64), "q4_0")
+    rows = packed.row_slice(4, 8)
+    assert isinstance(rows, PackedTensor)
+    assert rows.data.data_ptr() == packed.data.data_ptr() + 4 * 2 * 18
+    assert torch.equal(rows.decode(torch.float32), packed.decode(torch.float32)[4:8])
+
+
+def test_rows_that_split_a_block_are_decoded() -> None:
+    packed = PackedTensor.encode(weight(4, 24), "q8_0")
+    rows = packed.row_slice(1, 3)
+    assert isinstance(rows, torch.Tensor)
+    assert torch.equal(rows, packed.decode(torch.float32)[1:3])
+
+
+def test_rows_of_scaled_fp8_take_their_scales() -> None:
+    scale = torch.linspace(1, 2, 6)
+    packed = PackedTensor(torch.arange(60, dtype=torch.uint8), "f8_e4m3", (6, 10), scale)
+    rows = packed.row_slice(2, 5)
+    assert isinstance(rows, PackedTensor)
+    assert torch.equal(rows.decode(torch.float32), packed.decode(torch.float32)[2:5])

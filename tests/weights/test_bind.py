@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from darkroom.api.errors import CheckpointError
+from darkroom.quant.packed import PackedTensor
+from darkroom.weights.bind import bind_weights
+from darkroom.weights.checkpoint import open_checkpoint
+from darkroom.weights.source import MemorySource, TensorSource, open_source
+
+CPU = torch.device("cpu")
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 8, 3)
+        self.blocks = nn.ModuleList([nn.Linear(32, 64)])
+        self.register_buffer("counts", torch.zeros(3, dtype=torch.int64))
+
+
+def net() -> Net:
+    with torch.device("meta"):
+        return Net()
+
+
+def weights() -> dict[str, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    return {
+        "conv.weight": torch.randn(8, 4, 3, 3, generator=g),
+        "conv.bias": torch.randn(8, generator=g),
+        "blocks.0.weight": torch.randn(64, 32, generator=g),
+        "blocks.0.bias": torch.randn(64, generator=g),
+        "counts": torch.arange(3),
+    }
+
+
+def bind(module: nn.Module, source: TensorSource, dtype: torch.dtype = torch.float32) -> None:
+    bind_weights(module, source, device=CPU, dtype=dtype, subject="unet")
+
+
+def from_file(path: Path, tensors: dict[str, Tensor]) -> TensorSource:
+    save_file(tensors, path)
+    return open_source(open_checkpoint(path))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_tensor_arrives_in_the_type_asked_for(dtype: torch.dtype) -> None:
+    module = net()
+    bind(module, MemorySource(weights()), dtype)
+    state = module.state_dict()
+    for name, tensor in weights().items():
+        expected = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        assert state[name].dtype == expected.dtype
+        assert torch.equal(state[name], expected)
+    assert not any(p.requires_grad for p in module.parameters())
+    assert isinstance(module.conv.weight, nn.Parameter)
+
+
+def test_convolutions_are_channels_last_and_nothing_else_is() -> None:
+    module = net()
+    bind(module, MemorySource(weights()), torch.bfloat16)
+    assert module.conv.weight.is_contiguous(memory_format=torch.channels_last)
+    assert module.blocks[0].weight.is_contiguous()
+
+
+def test_what_needs_no_change_is_used_as_it_lies_in_the_file(tmp_path: Path) -> None:
+    source = from_file(tmp_path / "x", weights())
+    module = net()
+    bind(module, source)
+    mapped = source.read("blocks.0.weight")
+    assert isinstance(mapped, Tensor)
+    assert module.blocks[0].weight.data_ptr() == mapped.data_ptr()
+    assert module.conv.weight.data_ptr() != source.read("conv.weight").data_ptr()
+
+
+def test_a_write_to_a_bound_weight_survives_the_release_of_its_neighbours(tmp_path: Path) -> None:
+    """Released pages are read again from the file; those with a bound tensor on them must stay."""
+    tensors = weights() | {"blocks.0.weight": torch.zeros(64, 32)}
+    source = from_file(tmp_path / "x", tensors)
+    module = net()
+    bind(module, source)
+    with torch.no_grad():
+        module.blocks[0].weight.fill_(7)
+    for name in source.index:
+        if name != "blocks.0.weight":
+            source.release(name)
+    assert (module.blocks[0].weight == 7).all()
+
+
+def test_packed_tensors_are_decoded(tmp_path: Path) -> None:
+    packed = PackedTensor.encode(weights()["blocks.0.weight"], "q8_0")
+    module = net()
+    bind(module, MemorySource(weights() | {"blocks.0.weight": packed}), torch.bfloat16)
+    assert torch.equal(module.blocks[0].weight, packed.decode(torch.bfloat16))
+
+
+def test_bytes_are_counted_as_the_file_has_them(tmp_path: Path) -> None:
+    halves = {name: t.half() if t.is_floating_point() else t for name, t in weights().items()}
+    seen: list[int] = []
+    source = from_file(tmp_path / "x", halves)
+    bind_weights(net(), source, device=CPU, dtype=torch.float32, subject="unet", on_bytes=seen.append)
+    assert sum(seen) == sum(t.nbytes for t in halves.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"conv.bias": None, "counts": None}, r"unet: .* 2 missing \(counts, conv.bias\)"),
+        (
+            {"a": 1, "b": 1, "c": 1, "d": 1},
+            r"4 unexpected \(a, b, c, ...\); expected exactly the network's 5",
+        ),
+        ({"conv.bias": 9}, r"1 of another shape \(conv.bias is \[9\], not \[8\]\)"),
+        ({"conv.bias": None, "x": 1}, r"1 missing \(conv.bias\), 1 unexpected \(x\)"),
+    ],
+    ids=["missing", "unexpected", "shape", "both"],
+)
+def test_a_file_that_does_not_fit_is_one_error_with_counts_and_examples(
+    change: dict[str, int | None], message: str
+) -> None:
+    tensors = weights() | {name: torch.zeros(size or 0) for name, size in change.items()}
+    tensors = {name: t for name, t in tensors.items() if change.get(name, 0) is not None}
+    module = net()
+    with pytest.raises(CheckpointError, match=message):
+        bind(module, MemorySource(tensors))
+    assert all(t.is_meta for t in module.parameters()), "nothing moves before the check"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "text_model.embeddings.position_ids",
+        "logit_scale",
+        "text_projection.weight",
+        "vision_model.encoder.layers.0.mlp.fc1.weight",
+        "model_ema.decay",
+        "model_ema.diffusion_modelinput_blocks00weight",
+        "betas",
+        "alphas_cumprod_prev",
+        "sqrt_one_minus_alphas_cumprod",
+        "posterior_mean_coef1",
+        "loss.discriminator.main.0.weight",
+    ],
+)
+def test_tensors_that_belong_to_no_network_are_passed_over(name: str) -> None:
+    bind(net(), MemorySource(weights() | {name: torch.ones(3)}))
+
+
+def test_a_buffer_that_no_checkpoint_can_fill_is_a_mistake_of_ours() -> None:
+    module = net()
+    with torch.device("meta"):
+        module.register_buffer("table", torch.zeros(2), persistent=False)
+    with pytest.raises(AssertionError, match="no checkpoint fills"):
+        bind(module, MemorySource(weights()))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pages are given back through madvise")
+def test_converting_never_holds_a_second_copy(tmp_path: Path) -> None:
+    """192 MB of float16 to bfloat16: memory grows by the result and one tensor, not by the file as well."""
+    layers, width, mb = 48, 1448, 1e6
+    save_file({f"{i}.weight": torch.ones(width, width).half() for i in range(layers)}, tmp_path / "x")
+    with torch.device("meta"):
+        module = nn.Sequential(*[nn.Linear(width, width, bias=False) for _ in range(layers)])
+    process, peak = psutil.Process(), 0
+
+    def watch(_: int) -> None:
+        nonlocal peak
+        peak = max(peak, process.memory_info().rss)
+
+    with open_checkpoint(tmp_path / "x") as checkpoint:
+        before = process.memory_info().rss
+        bind_weights(
+            module, open_source(checkpoint), device=CPU, dtype=torch.bfloat16, subject="net", on_bytes=watch
+        )
+    assert (peak - before) / mb < 192 + 40
+    assert module[0].weight.dtype == torch.bfloat16

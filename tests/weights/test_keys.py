@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from darkroom.api.errors import CheckpointError
+from darkroom.quant.packed import PackedTensor
+from darkroom.weights.index import TensorIndex, TensorInfo
+from darkroom.weights.keys import (
+    Derived,
+    Drop,
+    KeyRules,
+    Rename,
+    Rule,
+    SplitRows,
+    ToConv,
+    ToLinear,
+    Transpose,
+)
+
+
+def index(**shapes: tuple[int, ...]) -> TensorIndex:
+    return TensorIndex(TensorInfo(name.replace("__", "."), shape, "f32") for name, shape in shapes.items())
+
+
+def made(rule: Rule, name: str, tensor: Tensor | PackedTensor) -> dict[str, Tensor | PackedTensor]:
+    """What `rule` makes of one tensor, by native name; its shape must be the one promised."""
+    view = KeyRules((rule,)).apply(TensorIndex([TensorInfo(name, tuple(tensor.shape), "f32")]))
+    result = {native: recipe.make(tensor) for native, recipe in view.recipes.items()}
+    assert {native: tuple(t.shape) for native, t in result.items()} == view.index.shapes()
+    return result
+
+
+def test_rename_uses_groups_and_functions() -> None:
+    rules = KeyRules(
+        (
+            Rename(r"^unet\.", "model.diffusion_model."),
+            Rename(r"down\.(\d+)\.(\d+)", lambda m: f"input_blocks.{3 * int(m[1]) + int(m[2]) + 1}"),
+        )
+    )
+    native = rules.apply(index(unet__down__1__1=(4,), unet__out=(2,))).index
+    assert list(native) == ["model.diffusion_model.input_blocks.5", "model.diffusion_model.out"]
+
+
+def test_split_rows_gives_equal_parts_in_order() -> None:
+    fused = torch.arange(36.0).view(9, 4)
+    parts = made(SplitRows(r"(.*)\.in_proj", (r"\1.q", r"\1.k", r"\1.v")), "attn.in_proj", fused)
+    assert list(parts) == ["attn.q", "attn.k", "attn.v"]
+    assert torch.equal(parts["attn.k"], fused[3:6])
+
+
+def test_split_rows_of_packed_blocks_stay_packed() -> None:
+    fused = PackedTensor.encode(torch.randn(9, 32), "q8_0")
+    part = made(SplitRows("in_proj", ("q", "k", "v")), "in_proj", fused)["v"]
+    assert isinstance(part, PackedTensor)
+    assert torch.equal(part.decode(torch.float32), fused.decode(torch.float32)[6:])
+
+
+def test_rows_that_do_not_divide_are_an_error_with_the_files_name() -> None:
+    with pytest.raises(CheckpointError, match=r"attn.in_proj: 10 rows cannot be split into 3 equal parts"):
+        KeyRules((Rename("^x", "attn"), SplitRows("attn.in_proj", ("q", "k", "v")))).apply(
+            TensorIndex([TensorInfo("attn.in_proj", (10, 4), "f32")])
+        )
+
+
+def test_transpose_swaps_a_matrix_and_renames_it() -> None:
+    matrix = torch.arange(6.0).view(2, 3)
+    assert torch.equal(made(Transpose("(.*)_t", r"\1.weight"), "proj_t", matrix)["proj.weight"], matrix.T)
+
+
+def test_transpose_decodes_packed_blocks() -> None:
+    packed = PackedTensor.encode(torch.randn(4, 32), "q8_0")
+    assert torch.equal(made(Transpose("w"), "w", packed)["w"], packed.decode(torch.float32).T)
+
+
+def test_linear_and_1x1_convolution_turn_into_each_other() -> None:
+    matrix = torch.arange(6.0).view(2, 3)
+    conv = made(ToConv("w"), "w", matrix)["w"]
+    assert conv.shape == (2, 3, 1, 1)
+    assert torch.equal(made(ToLinear("w"), "w", conv)["w"], matrix)
+
+
+def test_a_3x3_convolution_is_left_as_it_is() -> None:
+    assert made(ToLinear("w"), "w", torch.zeros(2, 3, 3, 3))["w"].shape == (2, 3, 3, 3)
+
+
+def test_drop_leaves_tensors_out() -> None:
+    assert list(KeyRules((Drop("^model_ema"),)).apply(index(model_ema__a=(1,), a=(1,))).index) == ["a"]
+
+
+def test_derived_rules_see_the_names_before_them() -> None:
+    def reversed_levels(shapes: object) -> tuple[Rule, ...]:
+        levels = len(list(shapes))
+        return (Rename(r"up\.(\d)", lambda m: f"level.{levels - 1 - int(m[1])}"),)
+
+    rules = KeyRules((Rename("^u", "up"), Derived(reversed_levels)))
+    assert list(rules.apply(index(u__0=(1,), u__1=(1,), u__2=(1,))).index) == [
+        "level.2",
+        "level.1",
+        "level.0",
+    ]
+
+
+def test_two_tensors_of_one_name_are_an_error_that_names_both() -> None:
+    with pytest.raises(CheckpointError, match=r"vae\.x and first_stage_model\.x are both this tensor"):
+        KeyRules((Rename(r"^vae\.", "first_stage_model."),)).apply(
+            index(vae__x=(1,), first_stage_model__x=(1,))
+        )
