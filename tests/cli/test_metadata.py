@@ -173,3 +173,8 @@ def test_broken_files_are_named(data: bytes, says: str, tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="No such file"):
         read_report(tmp_path / "none")
+
+
+def test_lines_of_a_text_stay_under_their_key(tmp_path: Path) -> None:
+    lines = "\n".join(text_lines(report_of(encode_image(PICTURE, ImageFormat.PNG, TEXT), tmp_path)))
+    assert "    text: ein Käfer, 甲虫\n      Negative prompt: blurry\n      Steps: 2" in lines

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 from typing import TextIO
 
 
@@ -38,7 +38,7 @@ class Console:
     def live(self, text: str) -> None:
         """Shows `text`, cut to the terminal, instead of the live line before it."""
         self._erase()
-        self._live = text[: shutil.get_terminal_size().columns - 1]
+        self._live = text[: self._columns() - 1]
         self._stream.write(self._live)
         self._stream.flush()
 
@@ -58,5 +58,12 @@ class Console:
         return True
 
     def _erase(self) -> None:
+        # overwritten with blanks: not every console on Windows knows the escape code for it
         if self._live:
-            self._stream.write("\r\033[K")
+            self._stream.write(f"\r{' ' * len(self._live)}\r")
+
+    def _columns(self) -> int:
+        try:
+            return os.get_terminal_size(self._stream.fileno()).columns or 80
+        except OSError:  # no real terminal
+            return 80

@@ -10,7 +10,7 @@ from darkroom.api.config import EngineConfig
 from darkroom.api.errors import CheckpointError, RequestError
 from darkroom.api.options import flags
 from darkroom.api.request import GenerationRequest
-from darkroom.api.result import GenerationResult, Progress
+from darkroom.api.result import GenerationResult, OnProgress, Progress
 from darkroom.cli.arguments import Arguments
 from darkroom.cli.console import Console
 from darkroom.cli.interrupt import Interrupt
@@ -30,19 +30,19 @@ def generate(arguments: Arguments, console: Console, interrupt: Interrupt) -> No
     Assignments.of(arguments.config)
     _check_files(arguments.config)
     request = _with_pictures(request)
-    result = _draw(arguments.config, request, console, interrupt)
+    show = progress_for(console, phases_are_logged=arguments.cli.verbose)
+    result = _draw(arguments.config, request, show, interrupt)
     interrupt.check()
     _save(result, paths, not arguments.picture.disable_image_metadata, console)
 
 
 def _draw(
-    config: EngineConfig, request: GenerationRequest, console: Console, interrupt: Interrupt
+    config: EngineConfig, request: GenerationRequest, show: OnProgress, interrupt: Interrupt
 ) -> GenerationResult:
     start = time.perf_counter()
     from darkroom.engine.engine import Engine  # torch and all that is heavy
 
     logger.debug("import: %.2f s", time.perf_counter() - start)
-    show = progress_for(console)
 
     def on_progress(progress: Progress) -> None:
         interrupt.check()

@@ -88,4 +88,5 @@ def _value_lines(key: str, value: Any, indent: int, brief: bool) -> list[str]:  
     text = str(value)
     if brief and len(text) > _BRIEF:
         text = text[:_BRIEF] + "..."
+    text = text.replace("\n", f"\n{' ' * (indent + 2)}")
     return [f"{start} {text}".rstrip()]

@@ -11,9 +11,11 @@ _BAR_WIDTH = 24
 _REDRAW_SECONDS = 0.05
 
 
-def progress_for(console: Console) -> OnProgress:
-    """What suits the stream."""
-    return ProgressBar(console) if console.is_terminal else PlainProgress(console)
+def progress_for(console: Console, *, phases_are_logged: bool = False) -> OnProgress:
+    """What suits the stream. phases_are_logged: a pipe then gets lines for sampling only."""
+    if console.is_terminal:
+        return ProgressBar(console)
+    return PlainProgress(console, only_sampling=phases_are_logged)
 
 
 class ProgressBar:
@@ -46,8 +48,9 @@ class ProgressBar:
 class PlainProgress:
     """A line for each phase, and in sampling one about every tenth of the way."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, only_sampling: bool = False) -> None:
         self._console = console
+        self._only_sampling = only_sampling
         self._part: tuple[Phase, int] | None = None
         self._tenths = 0
         self._unsaid: Progress | None = None
@@ -69,7 +72,8 @@ class PlainProgress:
         self._tenths = tenths
 
     def _say(self, progress: Progress) -> None:
-        self._console.line(f"{_title(progress)}: {_numbers(progress)}")
+        if progress.phase is Phase.SAMPLE or not self._only_sampling:
+            self._console.line(f"{_title(progress)}: {_numbers(progress)}")
         self._unsaid = None
 
 
@@ -83,7 +87,8 @@ def _numbers(progress: Progress) -> str:
     """`5/20, 1.23 s/it, ETA 0:18` for sampling; bytes for loading; seconds for the rest."""
     step, steps, seconds = progress.step, progress.steps, progress.seconds
     if progress.phase is Phase.LOAD:
-        return f"{_megabytes(step)} of {_megabytes(steps)}, {seconds:.1f} s"
+        size = _megabytes(steps) if step >= steps else f"{_megabytes(step)} of {_megabytes(steps)}"
+        return f"{size}, {seconds:.1f} s"
     if progress.phase is not Phase.SAMPLE:
         return f"{seconds:.1f} s"
     if step == 0:
