@@ -9,7 +9,7 @@ from torch import Tensor
 
 from darkroom.api.names import PredictionType, RngType, SampleMethod, Scheduler
 from darkroom.sampling.noise import NoiseSource
-from darkroom.sampling.prediction import make_prediction
+from darkroom.sampling.prediction import Prediction, make_prediction
 from darkroom.sampling.samplers import (
     NEEDS_UNCOND,
     SAMPLERS,
@@ -88,8 +88,8 @@ def test_result_equals_k_diffusions(
 @pytest.mark.parametrize("scheduler", Scheduler)
 @pytest.mark.parametrize("method", EXACT)
 def test_point_mass_data_is_met_exactly(
-    method: SampleMethod, scheduler: Scheduler, prediction, run: Run
-) -> None:  # type: ignore[no-untyped-def]
+    method: SampleMethod, scheduler: Scheduler, prediction: Prediction, run: Run
+) -> None:
     point = torch.linspace(-1, 1, 6).reshape(1, 1, 2, 3)
     for steps in (1, 2, 3, 12):
         sigmas = get_sigmas(scheduler, steps, prediction, tokens=64)
