@@ -86,7 +86,11 @@ def _train(
         masters.step(learning_rate(args.lr_vae, elapsed))
         if masters.steps % 100 == 0:
             logger.info(
-                "vae step %d, %d px, %.0f%%: loss %.4f", masters.steps, size, 100 * elapsed, float(loss)
+                "vae step %d, %d px, %.0f%%: loss %.4f",
+                masters.steps,
+                size,
+                100 * elapsed,
+                float(loss.detach()),
             )
     logger.info("vae: %d steps", masters.steps)
     masters.load_average(list(final.parameters()))

@@ -73,9 +73,9 @@ def compiled_or_plain(
         restore = torch.cuda.set_rng_state if torch.cuda.is_available() else torch.set_rng_state
         loss(fast).backward()
         restore(state)
-        first = float(loss(fast))
+        first = float(loss(fast).detach())
         restore(state)
-        second = float(loss(net))
+        second = float(loss(net).detach())
         for p in net.parameters():
             if p.grad is not None and not bool(p.grad.isfinite().all()):
                 raise ArithmeticError("a gradient is not finite")

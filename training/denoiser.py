@@ -153,7 +153,7 @@ class _Run:
             elapsed = (time.monotonic() - start) / (60 * self.args.minutes_unet)
             if elapsed > 1.01:
                 break
-            net = self.net or self.unet
+            net = self.unet if self.net is None else self.net
             loss = noise_loss(net, self.schedule, latents.float(), self.te(tokens), self.dtype)  # type: ignore[arg-type]
             loss.backward()
             self.masters.step(learning_rate(self.args.lr_unet, elapsed))

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from darkroom.layers import kernels
 from training import networks
 from training.autoencoder import train_autoencoder
 from training.compiled import Warmer
@@ -67,6 +68,7 @@ def main() -> None:
     if args.rehearse:
         networks.rehearse()
     device = torch.device(args.device)
+    kernels.set_enabled(False)  # they are for inference; training trusts plain torch alone
     torch.manual_seed(args.seed)
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from darkroom.layers import kernels
 from training import networks
 
 
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, required=True)
     args = parser.parse_args()
     device = torch.device("cuda")
+    kernels.set_enabled(False)
     torch.backends.cudnn.benchmark = True
     net, make = networks.vae_for_training(torch.Generator()), vae_step
     if args.net == "unet":
