@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from darkroom.api.version import __version__
+
 if TYPE_CHECKING:
     from darkroom.api.config import EngineConfig
     from darkroom.api.request import GenerationRequest
     from darkroom.api.result import GenerationResult, Phase, Progress
     from darkroom.engine.engine import Engine
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Engine",

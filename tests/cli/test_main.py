@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from darkroom import __version__
+from darkroom.api.version import __version__
 from darkroom.core.image_files import ImageFormat, encode_image
 
 WATCHED = """

@@ -5,7 +5,7 @@ import dataclasses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from darkroom import __version__
+from darkroom.api.version import __version__
 from darkroom.core.infotext import Infotext, PictureParameters, read_infotext, write_infotext
 
 PICTURE = PictureParameters(
@@ -71,8 +71,8 @@ def test_a_text_of_a1111_is_read() -> None:
     text = (
         "masterpiece, (cat:1.2)\nsecond line\nNegative prompt: lowres,\nbad hands\n"
         "Steps: 25, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 6.5, Seed: 3718586439, "
-        'Size: 512x768, Model hash: 6ce0161689, Model: v1-5, Lora hashes: "one: ab12, two: cd34", TI hashes: "x: 1", '
-        'Hashes: {"vae": "735e4c3a44", "model": "6ce0"}, Version: v1.10.1'
+        'Size: 512x768, Model hash: 6ce0161689, Model: v1-5, Lora hashes: "one: ab12, two: cd34", '
+        'TI hashes: "x: 1", Hashes: {"vae": "735e4c3a44", "model": "6ce0"}, Version: v1.10.1'
     )
     read = read_infotext(text)
     assert read.prompt == "masterpiece, (cat:1.2)\nsecond line"

@@ -6,7 +6,7 @@ import shutil
 import textwrap
 from enum import Enum
 
-from darkroom import __version__
+from darkroom.api.version import __version__
 from darkroom.cli.arguments import Option, UsageError, options_of
 from darkroom.cli.options import SECTIONS
 from darkroom.cli.values import choices

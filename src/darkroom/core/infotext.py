@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from darkroom import __version__
+from darkroom.api.version import __version__
 
 _KEY = re.compile(r"\s*(\w[\w \-/]*):[ \t]*")
 _NEGATIVE = "Negative prompt:"
