@@ -50,6 +50,8 @@ class Recording:
 class GraphedModule(nn.Module):
     """Calls of `net` with CUDA tensors alone, replayed by shape; all else, and other methods, go to `net`.
 
+    `net` must compute its output from its inputs and weights alone, without waiting for the device.
+
     limit: shapes remembered; the one unused for longest is let go of. One thread at a time.
     """
 
@@ -58,6 +60,7 @@ class GraphedModule(nn.Module):
         self.net = net
         self._limit = limit
         self._seen: set[Key] = set()
+        self._is_recordable = True
         self._recordings: OrderedDict[Key, Recording] = OrderedDict()
 
     def __getattr__(self, name: str) -> object:  # type: ignore[override]
@@ -70,33 +73,45 @@ class GraphedModule(nn.Module):
         inputs = tuple(arg for arg in args if isinstance(arg, Tensor) and arg.is_cuda)
         if kwargs or not inputs or len(inputs) < len(args) or torch.is_grad_enabled():
             return self.net(*args, **kwargs)
+        with torch.cuda.device(inputs[0].device):
+            return self._call(inputs)
+
+    def _call(self, inputs: tuple[Tensor, ...]) -> object:
         key = tuple((tensor.shape, tensor.dtype, tensor.stride()) for tensor in inputs)
         recording = self._recordings.get(key)
         if recording is not None:
             self._recordings.move_to_end(key)
             return recording.replay(inputs)
-        if key not in self._seen:
+        if key in self._seen and self._is_recordable:
+            try:
+                return self._record(key, inputs).replay(inputs)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:  # it waits for the device, say
+                self._is_recordable = False
+                logger.info("%s: no CUDA graph: %s", type(self.net).__name__, error)
+        output = self.net(*inputs)
+        if isinstance(output, Tensor):
             self._seen.add(key)
-            return self.net(*inputs)
-        return self._record(key, inputs)
+        return output
 
-    def _record(self, key: Key, inputs: tuple[Tensor, ...]) -> object:
+    def _record(self, key: Key, inputs: tuple[Tensor, ...]) -> Recording:
         start = time.perf_counter()
         while len(self._recordings) >= self._limit:
             self._recordings.popitem(last=False)
         # One pool of memory for all: recordings never run at the same time, and outputs are copied.
         others = next(iter(self._recordings.values()), None)
         pool = None if others is None else others.graph.pool()
-        static = tuple(tensor.clone() for tensor in inputs)
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+        ):  # so that later calls may write to them in any mode
+            static = tuple(tensor.clone() for tensor in inputs)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(inputs[0].device), torch.cuda.graph(graph, pool=pool):
+        with torch.cuda.graph(graph, pool=pool):
             output = self.net(*static)
-        if not isinstance(output, Tensor):
-            raise TypeError(
-                f"{type(self.net).__name__}: returns {type(output).__name__}; a graph needs a tensor"
-            )
         recording = self._recordings[key] = Recording(graph, static, output)
         logger.debug(
             "%s: recorded as a CUDA graph in %.2f s", type(self.net).__name__, time.perf_counter() - start
         )
-        return recording.replay(inputs)
+        return recording

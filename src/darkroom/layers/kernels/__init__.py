@@ -18,13 +18,14 @@ def _has_triton() -> bool:
 
 
 def usable(x: Tensor) -> bool:
-    """Whether the kernels may take x: a half-precision CUDA tensor outside of autograd, Ampere or later."""
+    """Whether the kernels may take x: half precision, no autograd, the current CUDA device, Ampere or later."""
     return (
         x.is_cuda
         and x.dtype in _DTYPES
         and _ENABLED[0]
         and not torch.is_grad_enabled()
         and _has_triton()
+        and x.device.index == torch.cuda.current_device()  # where Triton launches
         and _capability(x.device) >= (8, 0)
     )
 
