@@ -124,6 +124,13 @@ def test_the_graphs_of_comfyui_become_json(tmp_path: Path) -> None:
     assert any("KSampler" in line for line in text_lines(report))
 
 
+def test_a_broken_exif_block_does_not_hide_the_rest(tmp_path: Path) -> None:
+    data = png_with(chunk(b"eXIf", b"MX broken"), chunk(b"tEXt", b"parameters\0a\nSteps: 1"))
+    report = report_of(data, tmp_path)
+    assert "cannot be read" in report["entries"][0]["data"]["error"]
+    assert report["parameters"]["prompt"] == "a"
+
+
 def test_structural_parts_are_listed_on_request(tmp_path: Path) -> None:
     data = encode_image(PICTURE, ImageFormat.PNG, "a\nSteps: 1")
     assert [entry["name"] for entry in report_of(data, tmp_path)["entries"]] == ["tEXt"]

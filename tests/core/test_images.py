@@ -49,6 +49,12 @@ def test_a_photo_is_turned_upright() -> None:
     assert load_image(buffer.getvalue(), "--init-img").size == (4, 8)
 
 
+def test_a_broken_note_does_not_cost_the_picture() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 4)).save(buffer, "JPEG", exif=b"Exif\0\0MX broken")
+    assert load_image(buffer.getvalue(), "--init-img").size == (8, 4)
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

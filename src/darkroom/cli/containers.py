@@ -183,9 +183,19 @@ def read_xmp(packet: bytes) -> dict[str, Any]:
 
 
 def read_exif(tiff: bytes) -> dict[str, Any]:
-    """The tags of an EXIF block by name, those of its inner directories under `Exif` and `GPS`."""
+    """The tags of an EXIF block by name, those of its inner directories under `Exif` and `GPS`.
+
+    A block that cannot be read is an `error`; the picture around it may be sound.
+    """
     exif = Image.Exif()
-    exif.load(b"Exif\0\0" + tiff)
+    try:
+        exif.load(b"Exif\0\0" + tiff)
+        return _exif_tags(exif, tiff)
+    except (SyntaxError, TypeError, ValueError, IndexError, struct.error) as error:
+        return {"error": f"the EXIF block cannot be read ({error})"}
+
+
+def _exif_tags(exif: Image.Exif, tiff: bytes) -> dict[str, Any]:
     big_endian = tiff[:2] == b"MM"
     inner = {IFD.Exif: "Exif", IFD.GPSInfo: "GPS"}
     found = {

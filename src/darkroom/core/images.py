@@ -94,7 +94,10 @@ def _decode(source: ImageSource, subject: str) -> Image.Image:
         ) from None
     if image.mode.startswith("I;16"):  # Pillow's own conversion to 8 bits would clip instead of scale
         image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
-    return ImageOps.exif_transpose(image)
+    try:
+        return ImageOps.exif_transpose(image)
+    except (SyntaxError, TypeError, ValueError, KeyError, struct.error):  # a broken note on a sound picture
+        return image
 
 
 def _read(source: Path | bytes, subject: str) -> tuple[str, bytes]:

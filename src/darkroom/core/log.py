@@ -43,15 +43,19 @@ class _TagFormatter(logging.Formatter):
 def logging_to(stream: TextSink, *, verbose: bool = False, color: bool = False) -> Iterator[None]:
     """Sends Darkroom's log to `stream`: warnings and errors, with `verbose` everything.
 
-    Python's warnings from libraries join the log, and show only with `verbose`.
+    Warnings of libraries, Python's and Pillow's, join the log and show only with `verbose`.
     """
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_TagFormatter(color))
-    ours, warnings = logging.getLogger("darkroom"), logging.getLogger("py.warnings")
-    before = [(logger, logger.level, logger.propagate) for logger in (ours, warnings)]
-    ours.setLevel(logging.DEBUG if verbose else logging.WARNING)
-    warnings.setLevel(logging.WARNING if verbose else logging.CRITICAL)
-    for logger in (ours, warnings):
+    levels = {
+        "darkroom": logging.DEBUG if verbose else logging.WARNING,
+        "py.warnings": logging.WARNING if verbose else logging.CRITICAL,
+        "PIL": logging.WARNING if verbose else logging.CRITICAL,
+    }
+    loggers = [logging.getLogger(name) for name in levels]
+    before = [(logger, logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(levels[logger.name])
         logger.addHandler(handler)
         logger.propagate = False
     logging.captureWarnings(True)
