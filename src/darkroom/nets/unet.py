@@ -129,29 +129,32 @@ class ResBlock(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention of x to the context, or to itself when there is none.
+    """Attention of x to the context, or to itself where context_dim is None.
 
-    x: (b, l, D), context: (b, s, D_context) or None, residual: (b, l, D)  ->  (b, l, D), the residual added
+    x: (b, l, D), keys and values: (b, s, D), this block's `to_k` and `to_v` of the context, or None,
+    residual: (b, l, D)  ->  (b, l, D), the residual added
     """
 
-    def __init__(self, width: int, context_dim: int, heads: int) -> None:
+    def __init__(self, width: int, context_dim: int | None, heads: int) -> None:
         super().__init__()
         self.heads = heads
+        self.is_self_attention = context_dim is None
         self.to_q = Linear(width, width, bias=False)
-        self.to_k = Linear(context_dim, width, bias=False)
-        self.to_v = Linear(context_dim, width, bias=False)
+        self.to_k = Linear(context_dim or width, width, bias=False)
+        self.to_v = Linear(context_dim or width, width, bias=False)
         self.to_out = nn.ModuleList((Linear(width, width),))
 
     def joint_projections(self) -> Sequence[Sequence[nn.Module]]:
-        """Queries, keys and values of the same input; keys and values of the context."""
-        is_alike = self.to_q.in_features == self.to_k.in_features
-        return ((self.to_q, self.to_k, self.to_v) if is_alike else (self.to_k, self.to_v),)
+        """Queries, keys and values of x; those of the context the UNet joins over all blocks."""
+        return ((self.to_q, self.to_k, self.to_v),) if self.is_self_attention else ()
 
-    def forward(self, x: Tensor, context: Tensor | None, residual: Tensor) -> Tensor:  # noqa: D102
-        if context is None:
+    def forward(  # noqa: D102
+        self, x: Tensor, keys_values: tuple[Tensor, Tensor] | None, residual: Tensor
+    ) -> Tensor:
+        if keys_values is None:
             projected = project(x, (self.to_q, self.to_k, self.to_v))
         else:
-            projected = (self.to_q(x), *project(context, (self.to_k, self.to_v)))
+            projected = (self.to_q(x), *keys_values)
         q, k, v = (split_heads(y, self.heads) for y in projected)
         out: Tensor = self.to_out[0](merge_heads(attention(q, k, v)), residual)
         return out
@@ -172,21 +175,21 @@ class FeedForward(nn.Module):
 class BasicTransformerBlock(nn.Module):
     """Self attention, attention to the text, feed-forward.
 
-    x: (b, l, D), context: (b, s, D_context)  ->  (b, l, D)
+    x: (b, l, D), contexts: keys and values (b, s, D) of the text for each block to come  ->  (b, l, D)
     """
 
     def __init__(self, width: int, context_dim: int, heads: int) -> None:
         super().__init__()
-        self.attn1 = CrossAttention(width, width, heads)
+        self.attn1 = CrossAttention(width, None, heads)
         self.attn2 = CrossAttention(width, context_dim, heads)
         self.ff = FeedForward(width)
         self.norm1 = LayerNorm(width)
         self.norm2 = LayerNorm(width)
         self.norm3 = LayerNorm(width)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor, contexts: Iterator[Tensor]) -> Tensor:  # noqa: D102
         x = self.attn1(self.norm1(x), None, residual=x)
-        x = self.attn2(self.norm2(x), context, residual=x)
+        x = self.attn2(self.norm2(x), (next(contexts), next(contexts)), residual=x)
         out: Tensor = self.ff(self.norm3(x), residual=x)
         return out
 
@@ -194,7 +197,7 @@ class BasicTransformerBlock(nn.Module):
 class SpatialTransformer(nn.Module):
     """Transformer blocks over the pixels of a feature map.
 
-    x: (b, c, h, w), context: (b, s, D_context)  ->  (b, c, h, w)
+    x: (b, c, h, w), contexts: keys and values of the text for each block to come  ->  (b, c, h, w)
     """
 
     def __init__(self, channels: int, context_dim: int, heads: int, depth: int, linear_proj: bool) -> None:
@@ -207,12 +210,12 @@ class SpatialTransformer(nn.Module):
         )
         self.proj_out = Linear(channels, channels) if linear_proj else Conv2d(channels, channels, 1)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor, contexts: Iterator[Tensor]) -> Tensor:  # noqa: D102
         height = x.shape[2]
         h = self.norm(x)
         h = self.proj_in(_tokens(h)) if self.linear_proj else _tokens(self.proj_in(h))  # (b, l, c)
         for block in self.transformer_blocks:
-            h = block(h, context)
+            h = block(h, contexts)
         if self.linear_proj:
             return _image(self.proj_out(h, residual=_tokens(x)), height)
         out: Tensor = self.proj_out(_image(h, height), residual=x)
@@ -256,12 +259,14 @@ class Upsample(nn.Module):
 class Block(nn.ModuleList):
     """What LDM calls a TimestepEmbedSequential: hands each layer what it takes."""
 
-    def forward(self, x: Tensor, shifts: Iterator[Tensor], context: Tensor) -> Tensor:  # noqa: D102
+    def forward(  # noqa: D102
+        self, x: Tensor, shifts: Iterator[Tensor], contexts: Iterator[Tensor]
+    ) -> Tensor:
         for layer in self:
             if isinstance(layer, ResBlock):
                 x = layer(x, next(shifts))
             elif isinstance(layer, SpatialTransformer):
-                x = layer(x, context)
+                x = layer(x, contexts)
             else:
                 x = layer(x)
         return x
@@ -321,19 +326,31 @@ class UNetModel(nn.Module):
         )
 
     def joint_projections(self) -> Sequence[Sequence[nn.Module]]:
-        """The timestep for each residual block, in the order in which they run."""
+        """Of the timestep for each residual block; of the text for each transformer block; as they run."""
         blocks = (*self.input_blocks, self.middle_block, *self.output_blocks)
-        return ([layer.emb_layers[1] for block in blocks for layer in block if isinstance(layer, ResBlock)],)
+        layers = [layer for block in blocks for layer in block]
+        shifts = [layer.emb_layers[1] for layer in layers if isinstance(layer, ResBlock)]
+        contexts = [
+            linear
+            for layer in layers
+            if isinstance(layer, SpatialTransformer)
+            for block in layer.transformer_blocks
+            if isinstance(block, BasicTransformerBlock)
+            for linear in (block.attn2.to_k, block.attn2.to_v)
+        ]
+        return shifts, contexts
 
     def forward(self, x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:  # noqa: D102
         emb = self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(x.dtype))
-        shifts = iter(project(F.silu(emb), self.joint_projections()[0]))
+        time_projections, text_projections = self.joint_projections()
+        shifts = iter(project(F.silu(emb), time_projections))
+        contexts = iter(project(context, text_projections))
         skips: list[Tensor] = []
         for block in self.input_blocks:
-            x = block(x, shifts, context)
+            x = block(x, shifts, contexts)
             skips.append(x)
-        x = self.middle_block(x, shifts, context)
+        x = self.middle_block(x, shifts, contexts)
         for block in self.output_blocks:
-            x = block(torch.cat((x, skips.pop()), dim=1), shifts, context)
+            x = block(torch.cat((x, skips.pop()), dim=1), shifts, contexts)
         out: Tensor = self.out(x)
         return out

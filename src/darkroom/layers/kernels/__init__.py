@@ -18,7 +18,7 @@ def _has_triton() -> bool:
 
 
 def usable(x: Tensor) -> bool:
-    """Whether the kernels may take x: half precision, no autograd, the current CUDA device, Ampere or later."""
+    """Whether the kernels may take x: half precision, no autograd, the current device, Ampere or later."""
     return (
         x.is_cuda
         and x.dtype in _DTYPES
