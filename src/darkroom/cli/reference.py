@@ -54,7 +54,7 @@ out.
 
 | format | written as | also read |
 | --- | --- | --- |
-| PNG | text chunk `parameters` (iTXt where Latin-1 does not suffice) | tEXt in UTF-8, zTXt, eXIf |
+| PNG | text chunk `parameters` (iTXt where ASCII does not suffice) | tEXt in UTF-8, zTXt, eXIf |
 | JPEG | EXIF UserComment in UTF-16, as A1111 does | the comment `parameters` of stable-diffusion.cpp |
 | WebP | EXIF UserComment in UTF-16, as A1111 does | the XMP packet of stable-diffusion.cpp |
 

@@ -45,14 +45,16 @@ _ENDINGS = {
 def encode_image(image: Image.Image, format: ImageFormat, infotext: str = "") -> bytes:
     """The picture as a file's bytes; an empty infotext leaves no metadata.
 
-    The text goes where A1111 writes and reads it: PNG text chunk `parameters` (iTXt where Latin-1 does not
+    The text goes where A1111 writes and reads it: PNG text chunk `parameters` (iTXt where ASCII does not
     suffice), EXIF UserComment in UTF-16 for JPEG and WebP.
     """
     buffer = io.BytesIO()
     if format is ImageFormat.PNG:
         chunks = PngInfo()
-        if infotext:
+        if infotext and infotext.isascii():
             chunks.add_text("parameters", infotext)
+        elif infotext:  # readers disagree on whether a text chunk is Latin-1 or UTF-8
+            chunks.add_itxt("parameters", infotext)
         image.save(buffer, "PNG", pnginfo=chunks)
         return buffer.getvalue()
     exif = _exif(infotext)
