@@ -64,6 +64,15 @@ def test_every_tensor_arrives_in_the_type_asked_for(dtype: torch.dtype) -> None:
     assert isinstance(module.conv.weight, nn.Parameter)
 
 
+def test_half_files_are_rounded_once_to_bfloat16() -> None:
+    """Values that have no neighbour in bfloat16, subnormal and infinite ones among them."""
+    halves = torch.arange(-(1 << 15), 1 << 15).to(torch.int16).view(torch.float16)
+    halves = torch.where(halves.isnan(), 1.0, halves).view(512, 128).half()
+    module = nn.Linear(128, 512, bias=False, device="meta")
+    bind(module, MemorySource({"weight": halves}), torch.bfloat16)
+    assert torch.equal(module.weight, halves.to(torch.bfloat16))
+
+
 def test_convolutions_are_channels_last_and_nothing_else_is() -> None:
     module = net()
     bind(module, MemorySource(weights()), torch.bfloat16)

@@ -13,6 +13,9 @@ from darkroom.quant.packed import PackedTensor
 from darkroom.weights.index import TensorIndex
 from darkroom.weights.source import TensorSource
 
+CHUNK = 1 << 18
+"""Elements converted at a time."""
+
 NOT_OF_A_NETWORK = re.compile(
     r"(^|\.)("
     r"position_ids|logit_scale|logit_bias"  # CLIP
@@ -72,7 +75,23 @@ def _converted(
     layout = torch.channels_last if is_conv and tensor.dim() == 4 else torch.contiguous_format
     if tensor.dtype == kind and tensor.is_contiguous(memory_format=layout):
         return tensor
-    return torch.empty(tensor.shape, dtype=kind, device=device, memory_format=layout).copy_(tensor)
+    target = torch.empty(tensor.shape, dtype=kind, device=device, memory_format=layout)
+    if (
+        tensor.dtype == torch.float16
+        and kind == torch.bfloat16
+        and tensor.device.type == "cpu"
+        and tensor.dim()
+    ):
+        return _half_to_bfloat16(target, tensor)
+    return target.copy_(tensor)
+
+
+def _half_to_bfloat16(target: Tensor, tensor: Tensor) -> Tensor:
+    """Copies through float32, which is exact, and four times as fast: torch has vector code for both steps."""
+    step = max(1, CHUNK * len(tensor) // max(tensor.numel(), 1))
+    for start in range(0, len(tensor), step):
+        target[start : start + step] = tensor[start : start + step].float().to(torch.bfloat16)
+    return target
 
 
 def _expected(net: nn.Module) -> dict[str, Tensor]:

@@ -64,7 +64,7 @@ class MappedFile:
     def close(self) -> None:
         """Lets go of the mapping, which ends with the last tensor made of it.
 
-        Not `mmap.close`: torch's tensors keep the mapping alive but do not lock it, and would be left hanging.
+        Not `mmap.close`: torch's tensors keep the mapping alive but not open, and would be left hanging.
         """
         del self._map
 
