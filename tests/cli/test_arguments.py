@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from darkroom.api.names import Mode, RngType, SampleMethod, Scheduler
-from darkroom.cli.arguments import OPTIONS, Arguments, UsageError, parse
+from darkroom.cli.arguments import OPTIONS, Arguments, UsageError, options_of, parse
 from darkroom.cli.help import usage_error_text
+from darkroom.cli.options import SECTIONS
 
 
 def refused(*argv: str) -> str:
@@ -173,6 +174,11 @@ def test_bytes_that_are_no_utf8_do_not_reach_the_tokenizer_as_surrogates() -> No
 def test_no_option_of_a_later_capability_is_there() -> None:
     later = "--lora-model-dir --control-net --upscale-model --type --hires --vae-tiling --preview --t5xxl"
     assert not set(later.split()) & set(OPTIONS)
+
+
+def test_no_spelling_is_taken_twice() -> None:
+    options = [option for section in SECTIONS for option in options_of(section)]
+    assert sum(len(option.flag.names) + len(option.flag.file_names) for option in options) == len(OPTIONS)
 
 
 def test_spellings_of_stable_diffusion_cpp() -> None:
