@@ -87,7 +87,7 @@ def _converted(
 
 
 def _half_to_bfloat16(target: Tensor, tensor: Tensor) -> Tensor:
-    """Copies through float32, which is exact, and four times as fast: torch has vector code for both steps."""
+    """Copies through float32: exact, and four times as fast, since torch has vector code for both steps."""
     step = max(1, CHUNK * len(tensor) // max(tensor.numel(), 1))
     for start in range(0, len(tensor), step):
         target[start : start + step] = tensor[start : start + step].float().to(torch.bfloat16)
