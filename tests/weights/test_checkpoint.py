@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
+import random
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from darkroom.api.errors import CheckpointError
+from darkroom.quant.packed import PackedTensor
 from darkroom.weights.checkpoint import open_checkpoint
 from darkroom.weights.save import write_gguf
 
@@ -177,3 +181,31 @@ def test_an_error_inside_a_folder_names_the_file(tmp_path: Path) -> None:
     (folder / "vae" / "diffusion_pytorch_model.bin").write_text(LFS)
     with pytest.raises(CheckpointError, match=r"vae/diffusion_pytorch_model.bin: is a git-lfs pointer"):
         open_checkpoint(folder)
+
+
+def whole_file(kind: str, path: Path) -> bytes:
+    tensors = {"a.weight": torch.ones(8, 32), "b": torch.arange(5), "c": torch.ones(4, 4, 3, 3).half()}
+    if kind == "safetensors":
+        return save(tensors, {"key": "value"})
+    if kind == "gguf":
+        write_gguf(
+            path, tensors | {"q": PackedTensor.encode(torch.ones(4, 4, 2, 2), "q8_0")}, {"key": "value"}
+        )
+        return path.read_bytes()
+    buffer = io.BytesIO()
+    torch.save({"state_dict": tensors}, buffer, _use_new_zipfile_serialization=kind == "zip")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "gguf", "zip", "legacy"])
+def test_a_file_with_flipped_bytes_is_read_or_refused_but_nothing_else(tmp_path: Path, kind: str) -> None:
+    rng, path, whole = random.Random(kind), tmp_path / "x", whole_file(kind, tmp_path / "whole")
+    for _ in range(150):
+        broken = bytearray(whole)
+        for _ in range(rng.choice([1, 2, 8])):
+            at = rng.randrange(len(broken) if kind == "zip" else min(len(broken), 1500))
+            broken[at : at + 1] = rng.choice([rng.randbytes(1), b"", b"\xff" * 8, bytes(8)])
+        path.write_bytes(broken)
+        with contextlib.suppress(CheckpointError), open_checkpoint(path) as checkpoint:
+            for name in checkpoint.index:
+                checkpoint.read(name)

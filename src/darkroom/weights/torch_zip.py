@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
+import zlib
 
 from darkroom.api.errors import CheckpointError
 from darkroom.weights import torch_pickle
@@ -15,6 +16,12 @@ MAGIC = b"PK\x03\x04"
 PICKLE = "data.pkl"
 PICKLE_LIMIT = 256 << 20
 LOCAL_HEADER = 30
+
+ZIP_ERRORS = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError),
+    *(RuntimeError, EOFError, OSError, ValueError),
+)
+"""What zipfile raises over damaged archives, sooner or later."""
 
 
 def open_torch_zip(file: MappedFile) -> TorchFile:
@@ -41,7 +48,7 @@ def open_torch_zip(file: MappedFile) -> TorchFile:
                 )
             pickle = archive.read(info)
             _check_byte_order(archive, info.filename.removesuffix(PICKLE), file)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as err:
+    except ZIP_ERRORS as err:
         raise CheckpointError(
             f"{file.path}: is a truncated or damaged zip archive ({err}); download it again"
         ) from err
@@ -62,7 +69,7 @@ def _check_byte_order(archive: zipfile.ZipFile, folder: str, file: MappedFile) -
 
 def _locate(file: MappedFile, entry: zipfile.ZipInfo) -> StorageRange:
     header = file.bytes(entry.header_offset, LOCAL_HEADER)
-    if len(header) < LOCAL_HEADER or not header.startswith(MAGIC):
+    if entry.header_offset < 0 or len(header) < LOCAL_HEADER or not header.startswith(MAGIC):
         raise CheckpointError(f"{file.path}: its zip entry {entry.filename} is damaged; download it again")
     name, extra = struct.unpack_from("<HH", header, 26)
     start = entry.header_offset + LOCAL_HEADER + name + extra
