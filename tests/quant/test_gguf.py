@@ -9,7 +9,7 @@ from gguf import GGMLQuantizationType
 from gguf.constants import GGML_QUANT_SIZES
 from gguf.quants import _type_traits, dequantize, quantize
 
-from darkroom.quant.gguf import BLOCK_TYPES, ENCODERS, decode, encode
+from darkroom.quant.gguf import BLOCK_TYPES, ENCODERS, decode, encode, grids, small
 
 BLOCKS = 300
 FLOATS = {"bf16"}  # an ordinary torch type, not a block format
@@ -82,6 +82,17 @@ def test_q1_0_is_one_sign_bit_for_each_weight() -> None:
 def test_half_types_are_rounded_once_from_float32(dtype: torch.dtype) -> None:
     packed = encode(torch.from_numpy(smooth_weights(256)), "q8_0")
     assert torch.equal(decode(packed, "q8_0", dtype), decode(packed, "q8_0", torch.float32).to(dtype))
+
+
+@pytest.mark.parametrize("format", ["nvfp4", "iq2_s"])
+def test_tables_are_made_where_the_blocks_are(format: str) -> None:
+    """Not on whatever device happens to be torch's default when they are first needed."""
+    small._ue4m3_halves.cache_clear()
+    grids.entries.cache_clear()
+    blocks = torch.from_numpy(random_blocks(format)).flatten()
+    with torch.device("meta"):
+        decoded = decode(blocks, format, torch.float32)
+    assert decoded.device.type == "cpu"
 
 
 def test_chunks_meet_without_a_seam() -> None:

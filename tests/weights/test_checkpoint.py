@@ -70,6 +70,13 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
         open_checkpoint(path)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are POSIX's")
+def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.gguf")
+    with pytest.raises(CheckpointError, match=r"x.gguf: is a device or a pipe"):
+        open_checkpoint(tmp_path / "x.gguf")
+
+
 def test_the_content_counts_and_not_the_ending(tmp_path: Path) -> None:
     save_file({"x": torch.ones(2)}, tmp_path / "a.ckpt")
     write_gguf(tmp_path / "b.safetensors", {"x": torch.ones(2)})

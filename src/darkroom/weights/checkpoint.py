@@ -109,6 +109,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def _open_file(path: Path, prefix: str) -> Iterator[Part]:
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path}: is a device or a pipe; give a model file or folder")
     shards = read_shard_map(path)
     if shards is None:
         yield Part(open_container(path), prefix)

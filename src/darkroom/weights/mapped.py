@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import sys
 from pathlib import Path
 
@@ -24,13 +25,13 @@ class MappedFile:
         self.path = path
         try:
             with path.open("rb") as file:
+                if os.fstat(file.fileno()).st_size == 0:
+                    raise CheckpointError(f"{path}: is empty (0 bytes); download it again")
                 self._map = _map(file.fileno())
         except (FileNotFoundError, NotADirectoryError):
             raise CheckpointError(f"{path}: there is no such file; give the path of a model file") from None
         except OSError as err:
             raise CheckpointError(f"{path}: cannot be read ({err.strerror}); give a readable file") from err
-        except ValueError:
-            raise CheckpointError(f"{path}: is empty (0 bytes); download it again") from None
         self.size = len(self._map)
 
     def bytes(self, start: int, count: int) -> bytes:

@@ -31,11 +31,11 @@ class CodeBook:
 @cache
 def entries(book: CodeBook, device: torch.device) -> Tensor:
     """The book's entries: (entries, width) float32."""
-    packed = torch.frombuffer(bytearray(base64.b64decode(book.codes)), dtype=torch.uint8)
-    shifts = torch.arange(0, 8, book.bits, dtype=torch.uint8)
+    packed = torch.frombuffer(bytearray(base64.b64decode(book.codes)), dtype=torch.uint8).to(device)
+    shifts = torch.arange(0, 8, book.bits, dtype=torch.uint8, device=device)
     index = (packed[:, None] >> shifts) & ((1 << book.bits) - 1)
-    levels = torch.tensor(book.levels, dtype=torch.float32)
-    return levels[index.flatten().int()].reshape(-1, book.width).to(device)
+    levels = torch.tensor(book.levels, dtype=torch.float32, device=device)
+    return levels[index.flatten().int()].reshape(-1, book.width)
 
 
 IQ2_XXS = CodeBook(

@@ -55,7 +55,7 @@ def decode_mxfp4(blocks: Tensor) -> Tensor:
 
 def decode_nvfp4(blocks: Tensor) -> Tensor:
     """Four groups of 16 e2m1 floats, each with an unsigned e4m3 scale."""
-    d = _ue4m3_halves().to(blocks.device)[blocks[:, :4].int()]  # (n, 4)
+    d = _ue4m3_halves(blocks.device)[blocks[:, :4].int()]  # (n, 4)
     q = planes(blocks[:, 4:], (0, 4), 0x0F, 8).flatten(2)  # (n, 4, 16)
     return (d[..., None] * _table(E2M1_VALUES, blocks)[q.int()]).flatten(1)
 
@@ -79,9 +79,9 @@ def _table(values: tuple[int, ...], like: Tensor) -> Tensor:
 
 
 @cache
-def _ue4m3_halves() -> Tensor:
+def _ue4m3_halves(device: torch.device) -> Tensor:
     """Half of what each byte means as e4m3 without a sign; 0x7f is zero, the top bit is ignored otherwise."""
-    code = torch.arange(256)
+    code = torch.arange(256, device=device)
     exponent, mantissa = (code >> 3) & 0x0F, (code & 7).to(torch.float32)
     normal = (1 + mantissa / 8) * torch.exp2(exponent.to(torch.float32) - 7)
     value = torch.where(exponent == 0, mantissa * 2.0**-9, normal) * 0.5
