@@ -73,7 +73,7 @@ def source(reference: nn.Module) -> CountingSource:
 
 @pytest.fixture
 def place(devices: Devices, source: CountingSource, request: pytest.FixtureRequest) -> Iterator[object]:
-    """Makes a component: place(backend, params_backend). On fake devices, unless the test is for a real card."""
+    """Makes a component: place(backend, params_backend). On fake devices, unless the test is for a card."""
     managers = []
     if request.node.get_closest_marker("gpu"):
         devices = Devices.discover()

@@ -100,7 +100,7 @@ class CudaBackend(Backend):
             setattr(target, attribute, value)
 
     def take(self, tensor: Tensor) -> Tensor:
-        """`tensor` on this card, its memory format kept; work queued on the card later comes after the copy."""
+        """`tensor` on this card, its memory format kept; later work on the card waits for it."""
         return tensor.to(self.device, non_blocking=True)
 
     def accelerate(self, net: nn.Module) -> nn.Module:
