@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -17,12 +18,12 @@ from darkroom.runtime.budget import check_size, estimate_activation_bytes, forma
 
 
 class PeakMemory(TorchDispatchMode):
-    """Counts the bytes of all tensors made in the block that live at the same time."""
+    """Counts the bytes of all tensors made in the block that live together, views of weights aside."""
 
-    def __init__(self) -> None:
+    def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.peak = 0
-        self._live: dict[int, int] = {}
+        self._live = {weight.untyped_storage()._cdata: 0 for weight in net.parameters()}
 
     def __torch_dispatch__(
         self,
@@ -43,21 +44,21 @@ class PeakMemory(TorchDispatchMode):
 
 
 @torch.inference_mode()
-def test_estimate_is_a_little_below_what_the_decoder_takes() -> None:
+def test_estimate_is_not_above_what_the_decoder_takes() -> None:
     vae = AutoencoderKL(KLConfig(ch=32)).eval()
-    with PeakMemory() as memory:
+    with PeakMemory(vae) as memory:
         vae.decode(torch.zeros(1, 4, 16, 16))
     estimate = estimate_activation_bytes(128, 128, itemsize=4, decoder_channels=64, unet_channels=32)
-    assert 0.8 * memory.peak < estimate <= memory.peak
+    assert 0.75 * memory.peak < estimate <= memory.peak
 
 
 @torch.inference_mode()
-def test_estimate_is_a_little_below_what_the_unet_takes() -> None:
+def test_estimate_is_not_above_what_the_unet_takes() -> None:
     net = UNetModel(UNetConfig(model_channels=64, context_dim=64)).eval()
-    with PeakMemory() as memory:
+    with PeakMemory(net) as memory:
         net(torch.zeros(2, 4, 32, 32), torch.zeros(2), torch.zeros(2, 77, 64))
     estimate = estimate_activation_bytes(256, 256, itemsize=4, batch=2, decoder_channels=1, unet_channels=64)
-    assert 0.8 * memory.peak < estimate <= memory.peak
+    assert 0.75 * memory.peak < estimate <= memory.peak
 
 
 def test_estimate_grows_with_the_area() -> None:

@@ -7,7 +7,7 @@ from darkroom.api.errors import RequestError
 DECODER_WIDTHS = 3
 """Copies of the decoder's widest full-size layer that live together: input, normalised input, output."""
 
-UNET_WIDTHS = 24
+UNET_WIDTHS = 20
 """The same for the UNet's first level: its feed-forward takes 16 widths, skips and residuals the others."""
 
 
@@ -21,7 +21,7 @@ def estimate_activation_bytes(
     unet_channels: int = 320,
     downscale: int = 8,
 ) -> int:
-    """Bytes that the largest set of activations takes, weights not counted; about 10 % too few.
+    """Bytes that the largest set of activations takes, weights not counted; rather too few than many.
 
     width, height: of the picture in pixels. itemsize: bytes of a number of the compute type.
     batch: latents in one call of the UNet, 2 with guidance; the decoder draws one picture at a time.
