@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from darkroom.layers import kernels
+from darkroom.layers import blocked_attention, kernels
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -20,6 +20,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
 
         if fused.supports(q, k, v):
             return fused.attention(q, k, v, q.shape[-1] ** -0.5)
+    if mask is None and blocked_attention.supports(q):
+        return blocked_attention.attention(q, k, v)
     return F.scaled_dot_product_attention(q, k, v, mask)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from darkroom.layers import kernels
+from darkroom.layers import kernels, onednn
 
 
 class Linear(nn.Linear):
@@ -23,6 +23,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | No
 
     x: (..., D_in), weight: (D_out, D_in), bias: (D_out,), residual: (..., D_out)  ->  (..., D_out)
     """
+    if onednn.usable(x):
+        return onednn.linear(x, weight, bias, residual)
     if residual is None:
         return F.linear(x, weight, bias)
     if kernels.usable(x):
@@ -49,6 +51,8 @@ class GEGLU(nn.Module):
 
             if type(self.proj) is Linear and fused.supports(x, self.proj.weight):
                 return fused.linear(x, self.proj.weight, self.proj.bias, geglu=True)
+        if onednn.usable(x) and type(self.proj) is Linear:
+            return onednn.geglu(x, self.proj.weight, self.proj.bias)
         value, gate = self.proj(x).chunk(2, dim=-1)
         out: Tensor = value * F.gelu(gate)
         return out
