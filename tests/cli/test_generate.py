@@ -34,11 +34,11 @@ def draw(*argv: str, cwd: Path) -> str:
 
 def test_a_batch_is_saved_with_its_seeds_and_texts(checkpoint: Path, tmp_path: Path) -> None:
     said = draw("-m", str(checkpoint), "-p", "a cat", "-b", "2", *SMALL, "-o", "o.png", cwd=tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["o.png", "o_1.png"]
-    assert "saved o.png (64x64, seed 42)\nsaved o_1.png (64x64, seed 43)\n" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["o_0.png", "o_1.png"]
+    assert "saved o_0.png (64x64, seed 42)\nsaved o_1.png (64x64, seed 43)\n" in said
     assert "sample 2/2: 2/2, " in said
     assert "[INFO ]" not in said
-    first, second = (read_report(tmp_path / name)["parameters"] for name in ("o.png", "o_1.png"))
+    first, second = (read_report(tmp_path / name)["parameters"] for name in ("o_0.png", "o_1.png"))
     assert (first["prompt"], first["Steps"], first["Size"]) == ("a cat", "2", "64x64")
     assert (first["Model"], first["Seed"], second["Seed"]) == ("tiny.safetensors", "42", "43")
 

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -52,23 +50,6 @@ def test_version() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "argv", [("-h",), ("--version",), ("--no-such",), ("--steps", "x"), ("-p", "x", "-o", "no/x")]
-)
-def test_answers_come_at_once(argv: tuple[str, ...]) -> None:
-    """In 0.3 s; the best of several runs, and processor time if that is less, as machines are shared."""
-
-    def seconds() -> float:
-        before = os.times()
-        start = time.perf_counter()
-        sd_cli(*argv)
-        after = os.times()
-        busy = after.children_user + after.children_system - before.children_user - before.children_system
-        return min(time.perf_counter() - start, busy)
-
-    assert min(seconds() for _ in range(3)) < 0.3
-
-
 def test_a_usage_error_is_followed_by_usage() -> None:
     said = refused("-p", "x", "--no-such")
     assert said.startswith("unknown argument: --no-such\n")
@@ -93,7 +74,7 @@ def test_a_usage_error_is_followed_by_usage() -> None:
         (("-i", "short.png"), "--init-img: 'short.png' is damaged or cut off"),
         (("--mask", "good.png"), "--mask: a mask needs the image it belongs to"),
         (("--prompt-file", "none.txt"), "failed to read prompt file 'none.txt'"),
-        (("-o", "none/out.png"), "--output: folder 'none' does not exist"),
+        (("-o", "good.png/out.png"), "--output: 'good.png' is not a folder"),
         (("-o", "out/"), "--output: 'out/' is a folder"),
         (("-M", "metadata", "--image", "page.png"), "--image: 'page.png' is no PNG, JPEG or WebP picture"),
     ],

@@ -13,24 +13,24 @@ from darkroom.cli.output import check_writable, output_paths, write_atomically
 @pytest.mark.parametrize(
     ("output", "count", "begin", "names"),
     [
-        ("out.png", 1, None, ["out.png"]),
-        ("out.png", 3, None, ["out.png", "out_1.png", "out_2.png"]),
+        ("out.png", 1, 0, ["out.png"]),
+        ("out.png", 3, 0, ["out_0.png", "out_1.png", "out_2.png"]),
         ("out.png", 2, 5, ["out_5.png", "out_6.png"]),
         ("out.png", 1, 5, ["out.png"]),
-        ("a/out.JPEG", 2, None, ["a/out.JPEG", "a/out_1.JPEG"]),
-        ("out", 1, None, ["out.png"]),
-        ("v1.5", 2, None, ["v1.5.png", "v1.5_1.png"]),
-        ("out.bmp", 1, None, ["out.bmp.png"]),
-        ("o%d.webp", 2, None, ["o0.webp", "o1.webp"]),
+        ("a/out.JPEG", 2, 0, ["a/out_0.JPEG", "a/out_1.JPEG"]),
+        ("out", 1, 0, ["out.png"]),
+        ("v1.5", 2, 0, ["v1.5_0.png", "v1.5_1.png"]),
+        ("out.bmp", 1, 0, ["out.bmp.png"]),
+        ("o%d.webp", 2, 0, ["o0.webp", "o1.webp"]),
         ("o%03d.png", 2, 9, ["o009.png", "o010.png"]),
         ("%d_%02d", 1, 7, ["7_07.png"]),
-        ("100%%_%d.png", 1, None, ["100%_0.png"]),
-        ("100%%d.png", 1, None, ["100%%d.png"]),
-        ("100%.png", 1, None, ["100%.png"]),
-        ("%s.png", 1, None, ["%s.png"]),
+        ("100%%_%d.png", 1, 0, ["100%_0.png"]),
+        ("100%%d.png", 1, 0, ["100%%d.png"]),
+        ("100%.png", 1, 0, ["100%.png"]),
+        ("%s.png", 1, 0, ["%s.png"]),
     ],
 )
-def test_names(output: str, count: int, begin: int | None, names: list[str]) -> None:
+def test_names(output: str, count: int, begin: int, names: list[str]) -> None:
     assert [str(path) for path in output_paths(output, count, begin)] == names
 
 
@@ -39,9 +39,12 @@ def test_a_name_that_ends_with_a_slash_is_refused() -> None:
         output_paths("out/", 1)
 
 
-def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"folder '.*nowhere' does not exist"):
-        check_writable([tmp_path / "ok.png", tmp_path / "nowhere" / "out.png"])
+def test_missing_folders_are_made(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "out.png"
+    check_writable([path])
+    assert not path.parent.exists()
+    write_atomically(path, b"data")
+    assert path.read_bytes() == b"data"
 
 
 def test_a_file_as_folder_and_a_folder_as_file_are_named(tmp_path: Path) -> None:

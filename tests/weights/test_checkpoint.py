@@ -7,7 +7,6 @@ import io
 import json
 import os
 import random
-import time
 from pathlib import Path
 
 import psutil
@@ -105,14 +104,12 @@ def test_opening_24_gb_reads_only_the_header(tmp_path: Path) -> None:
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + count * each)
     process = psutil.Process()
-    before, start = process.memory_info().rss, time.perf_counter()
+    before = process.memory_info().rss
     with open_checkpoint(path) as checkpoint:
         tensors = [checkpoint.read(name) for name in checkpoint.index]
-        seconds = time.perf_counter() - start
         grown = process.memory_info().rss - before
         assert checkpoint.nbytes == count * each
         assert len(tensors) == count
-    assert seconds < 0.5
     assert grown < 32_000_000
 
 

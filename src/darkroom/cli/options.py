@@ -35,9 +35,7 @@ class CliOptions(BaseModel):
         metavar="PATH",
     )
     mode: Mode = opt(Mode.IMG_GEN, "run mode", "-M", "--mode", metavar="MODE", label="mode")
-    output_begin_idx: int | None = opt(
-        None, "number of the first image (default: 0)", "--output-begin-idx", metavar="N", ge=0
-    )
+    output_begin_idx: int = opt(0, "number of the first image", "--output-begin-idx", metavar="N", ge=0)
     image: Path | None = opt(None, "picture to inspect in metadata mode", "--image", metavar="PATH")
     metadata_format: MetadataFormat = opt(
         MetadataFormat.TEXT,

@@ -13,12 +13,12 @@ _NUMBER = re.compile(r"((?:[^%]|^)(?:%%)*)(%\d{0,3}d)")
 _unfinished: set[Path] = set()
 
 
-def output_paths(output: str, count: int, begin: int | None = None) -> list[Path]:
+def output_paths(output: str, count: int, begin: int = 0) -> list[Path]:
     """The names of `count` pictures.
 
-    output: with `%d` or `%03d` each picture gets its number there, from `begin` or 0, and `%%` is a percent
-    sign. Otherwise the first picture is `base.ext` and the next are `base_1.ext`, `base_2.ext`; with `begin`
-    and several pictures all are numbered. `.png` is added to a name that ends like no picture.
+    output: with `%d` or `%03d` each picture gets its number there, from `begin` on, and `%%` is a percent
+    sign. Otherwise a single picture is `base.ext`, several are `base_0.ext`, `base_1.ext`, counted from
+    `begin`. `.png` is added to a name that ends like no picture. All as stable-diffusion.cpp does.
     Raises RequestError for a name that can only be a folder.
     """
     if output.endswith(("/", os.sep)):
@@ -26,10 +26,8 @@ def output_paths(output: str, count: int, begin: int | None = None) -> list[Path
     if ImageFormat.of(output) is None:
         output += ".png"
     if _NUMBER.search(output):
-        return [Path(_numbered(output, (begin or 0) + i)) for i in range(count)]
+        return [Path(_numbered(output, begin + i)) for i in range(count)]
     path = Path(output)
-    if begin is None:
-        return [path, *(path.with_stem(f"{path.stem}_{i}") for i in range(1, count))]
     return [path.with_stem(f"{path.stem}_{begin + i}") for i in range(count)] if count > 1 else [path]
 
 
@@ -42,11 +40,9 @@ def _numbered(pattern: str, number: int) -> str:
 def check_writable(paths: list[Path]) -> None:
     """Finds out before any work whether the pictures can be written. Raises RequestError."""
     for path in paths:
-        folder = path.parent
-        if not folder.exists():
-            raise RequestError(f"--output: folder '{folder}' does not exist; create it or name another")
+        folder = next(parent for parent in path.parents if parent.exists())
         if not folder.is_dir():
-            raise RequestError(f"--output: '{folder}' is not a folder; expected the folder of '{path.name}'")
+            raise RequestError(f"--output: '{folder}' is not a folder; expected a folder for '{path.name}'")
         if path.is_dir():
             raise RequestError(f"--output: '{path}' is a folder; expected the name of a picture")
         if not os.access(path if path.exists() else folder, os.W_OK):
@@ -56,7 +52,7 @@ def check_writable(paths: list[Path]) -> None:
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes the file beside its place and moves it there complete. Raises RequestError.
 
-    A link is followed, and what is no file (a pipe, a device) is written into.
+    Missing folders are made. A link is followed, and what is no file (a pipe, a device) is written into.
     """
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
@@ -65,6 +61,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     _unfinished.add(temporary)
     try:
+        _make_folder(target.parent, path)
         _write(temporary, data, path)
         _replace(temporary, target, path)
     finally:
@@ -75,6 +72,13 @@ def discard_unfinished() -> None:
     """Removes what an interrupted `write_atomically` left beside its target."""
     while _unfinished:
         _unfinished.pop().unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path, path: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"--output: '{path}' cannot be written ({error.strerror})") from None
 
 
 def _write(where: Path, data: bytes, path: Path) -> None:

@@ -39,12 +39,11 @@ sd-cli -M metadata --image cat.jpg
 
 ## Names of the pictures
 
-`--output` names the picture; its folder must exist. The ending chooses the format: `.png`, `.jpg`
+`--output` names the picture; folders that are missing are made. The ending chooses the format: `.png`, `.jpg`
 (`.jpeg`, `.jpe`) or `.webp`, the last two at quality 90; `.png` is added to any other name.
 
-With `--batch-count` above 1 the pictures are `out.png`, `out_1.png`, `out_2.png`; with
-`--output-begin-idx N` they are `out_N.png` and so on. `%d` or `%03d` in the name becomes the number of
-each picture, from 0 or from `--output-begin-idx`; `%%` is a percent sign then.
+With `--batch-count` above 1 the pictures are `out_0.png`, `out_1.png` and so on, counted from
+`--output-begin-idx`. `%d` or `%03d` in the name becomes that number instead; `%%` is a percent sign then.
 
 ## Metadata in pictures
 

@@ -1,0 +1,112 @@
+"""Whole pictures against stable-diffusion.cpp: same checkpoint, prompt and seed, both in float32 on the CPU.
+
+The claim: for every combination below the mean absolute difference of the pixels is under 1/255.
+
+    python benchmarks/parity_sd_cpp.py --sd-cpp path/to/sd-cli [--kind sd1]
+
+Where stable-diffusion.cpp's sd-cli comes from: the source archive of the PyPI package stable-diffusion-cpp-python
+0.4.7 carries it under vendor/; `cmake -B build -DSD_BUILD_EXAMPLES=ON && cmake --build build` makes build/bin/sd-cli.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from random_checkpoint import write_checkpoint
+
+DATA = Path(__file__).parent / "data"
+OURS = [sys.executable, "-m", "darkroom.cli.main"]
+PROMPT = "a (red:1.3) cat on a [wooden] table, photograph BREAK soft morning light"
+COMMON = ["-p", PROMPT, "-n", "blurry, text", "-W", "128", "-H", "128", "-t", "2"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is asked of both programs."""
+
+    name: str
+    options: tuple[str, ...]
+
+
+def cases(folder: Path) -> list[Case]:
+    """Two generators, three samplers; then other schedules, clip-skip, image-to-image and inpainting."""
+    init, mask = folder / "init.png", folder / "mask.png"
+    picture(init)
+    y, x = np.mgrid[:128, :128]
+    Image.fromarray((((x - 64) ** 2 + (y - 64) ** 2 < 40**2) * 255).astype(np.uint8)).save(mask)
+    found = [
+        Case(f"{method}, {rng}", ("--sampling-method", method, "--rng", rng, "--steps", "6", "-s", seed))
+        for rng, seed in (("cuda", "42"), ("cpu", "1234"))
+        for method in ("euler", "euler_a", "dpm++2m")
+    ]
+    euler = ("--sampling-method", "euler", "--steps", "6")
+    found += [
+        Case("dpm++2m karras", ("--sampling-method", "dpm++2m", "--scheduler", "karras", "--steps", "6")),
+        Case("clip skip 2", (*euler, "--clip-skip", "2")),
+        Case("cfg 1", (*euler, "--cfg-scale", "1")),
+        Case("image-to-image 0.6", (*euler, "-i", str(init), "--strength", "0.6")),
+        Case("inpainting 0.8", (*euler, "-i", str(init), "--mask", str(mask), "--strength", "0.8")),
+    ]
+    return found
+
+
+def picture(path: Path) -> None:
+    """A picture to start from: soft colours with an edge."""
+    y, x = np.mgrid[:128, :128] / 127
+    rgb = np.stack([x, y, np.where(x + y > 1, 0.8, 0.2)], axis=-1)
+    Image.fromarray((rgb * 255).astype(np.uint8)).save(path)
+
+
+def run(program: list[str], model: Path, case: Case, output: Path) -> float:
+    """Draws with one program; seconds."""
+    command = [*program, "-m", str(model), *COMMON, *case.options, "-o", str(output)]
+    start = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode or not output.exists():
+        raise SystemExit(f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
+    return time.monotonic() - start
+
+
+def main() -> None:
+    """Draws every case with both programs and prints the differences."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--sd-cpp", type=Path, required=True, help="stable-diffusion.cpp's sd-cli")
+    parser.add_argument("--kind", choices=["sd1", "sd2"], default="sd1")
+    parser.add_argument("--keep", type=Path, help="folder for the pictures")
+    args = parser.parse_args()
+    model = DATA / f"{args.kind}.safetensors"
+    if not model.exists():
+        write_checkpoint(model, args.kind)
+    worst = 0.0
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        print(f"{args.kind}, 128x128, float32; differences of pixels in 0..255")
+        print(f"{'case':<22}{'mean':>8}{'largest':>9}{'their s':>9}{'our s':>8}")
+        for i, case in enumerate(cases(folder)):
+            theirs, ours = folder / f"{i}-theirs.png", folder / f"{i}-ours.png"
+            their_seconds = run([str(args.sd_cpp), "--type", "f32"], model, case, theirs)
+            our_seconds = run([*OURS, "--compute-type", "f32"], model, case, ours)
+            a, b = (np.asarray(Image.open(path).convert("RGB"), dtype=np.float32) for path in (theirs, ours))
+            difference = np.abs(a - b)
+            worst = max(worst, float(difference.mean()))
+            print(
+                f"{case.name:<22}{difference.mean():>8.3f}{difference.max():>9.0f}"
+                f"{their_seconds:>9.1f}{our_seconds:>8.1f}",
+                flush=True,
+            )
+    print(f"largest mean difference: {worst:.3f} of 255; the claim is below 1")
+    raise SystemExit(worst >= 1)
+
+
+if __name__ == "__main__":
+    main()
