@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.api.names import ComputeType
+from darkroom.core.malloc import keep_freed_memory, release_freed_memory
 from darkroom.runtime.backends import Backend, Memory
 from darkroom.runtime.devices import Device, DeviceType
 from darkroom.runtime.graphs import accelerate
@@ -61,7 +62,11 @@ class CpuBackend(Backend):
         return best if asked in (ComputeType.AUTO, ComputeType.F16) else DTYPES[asked]
 
     def prepare(self) -> None:
-        """Threads: as told, else OMP_NUM_THREADS, else one a core. f32 products: by the faster library."""
+        """Threads: as told, else OMP_NUM_THREADS, else one a core. f32 products: by the faster library.
+
+        Freed memory stays with the process until `empty_cache`.
+        """
+        keep_freed_memory()
         if self._threads > 0 or "OMP_NUM_THREADS" not in os.environ:
             self._undo.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(self._threads if self._threads > 0 else physical_cores())
@@ -72,6 +77,10 @@ class CpuBackend(Backend):
         if is_safe and platform.machine() in ("x86_64", "AMD64"):
             self._undo.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
             torch.set_float32_matmul_precision("medium")
+
+    def empty_cache(self) -> None:
+        """Gives the memory of freed tensors back to the system."""
+        release_freed_memory()
 
 
 class CudaBackend(Backend):
