@@ -346,6 +346,27 @@ def test_network_is_accelerated_when_its_weights_arrive(place, monkeypatch, para
     assert [replay() is None for replay in made] == [params_backend != ""] * times
 
 
+def test_acceleration_ends_before_the_weights_leave(place, monkeypatch) -> None:
+    component = place("meta0", "cpu")
+    retired = []
+    monkeypatch.setattr(component.runtime, "retire", lambda net: retired.append((net, places(net))))
+    with component.resident() as net:
+        assert not retired
+    assert retired == [(net, {"meta"})]
+
+
+def test_acceleration_of_weights_that_stay_ends_with_the_component(place, monkeypatch) -> None:
+    component = place("slow0")
+    retired = []
+    monkeypatch.setattr(component.runtime, "retire", retired.append)
+    with component.resident() as net:
+        pass
+    assert not retired
+    component.close()
+    component.close()
+    assert retired == [net]
+
+
 def test_one_log_line_for_each_way_that_weights_go(place, caplog) -> None:
     component = place("slow0", "cpu")
     with caplog.at_level(logging.INFO, "darkroom.runtime.component"), component.resident():
@@ -400,6 +421,18 @@ def test_card_is_empty_after_use(place, params_backend) -> None:
     before = torch.cuda.memory_allocated()
     with component.resident():
         assert torch.cuda.memory_allocated() >= before + component.nbytes
+    assert torch.cuda.memory_allocated() == before
+
+
+@pytest.mark.gpu
+def test_recorded_graphs_are_gone_after_use_whoever_holds_the_network(place) -> None:
+    component = place("cuda0", "cpu")
+    x = X.cuda()
+    for _ in range(2):  # what libraries keep for themselves is there from the second round on
+        before = torch.cuda.memory_allocated()
+        with torch.inference_mode(), component.resident() as net:
+            for _ in range(3):
+                net(x)
     assert torch.cuda.memory_allocated() == before
 
 

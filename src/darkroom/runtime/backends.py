@@ -83,9 +83,12 @@ class Backend(ABC):
     def accelerate(self, net: nn.Module) -> nn.Module:
         """What to call instead of `net` while its weights are here: `net` itself, or a faster equal of it.
 
-        Asked for each time that weights arrive, and let go of before they leave.
+        Asked for each time that weights arrive; `retire` ends its use before they leave.
         """
         return net
+
+    def retire(self, accelerated: nn.Module) -> None:  # noqa: B027
+        """Frees what `accelerate` has made, whoever still holds it."""
 
     def synchronize(self) -> None:  # noqa: B027
         """Waits for all work in flight."""

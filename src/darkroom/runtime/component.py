@@ -117,7 +117,7 @@ class Component:
 
     def close(self) -> None:
         """Drops the weights and the hold on their file; a second call does nothing."""
-        self._accelerated = None
+        self._retire()
         self._drop()
         self._source = None
 
@@ -184,7 +184,7 @@ class Component:
     def _leave(self) -> None:
         if self.params is self.runtime:
             return
-        self._accelerated = None
+        self._retire()
         if self.params is None:
             self._drop()
         for slot in self._at_home:
@@ -193,6 +193,11 @@ class Component:
         if not self.runtime.is_closed:
             self.runtime.empty_cache()
         logger.debug("%s: released on %s", self.name, self.runtime.name)
+
+    def _retire(self) -> None:
+        if self._accelerated is not None:
+            self.runtime.retire(self._accelerated)
+            self._accelerated = None
 
     def _drop(self) -> None:
         """Leaves the network without weights; who still holds it holds no memory."""

@@ -76,6 +76,11 @@ class GraphedModule(nn.Module):
         with torch.cuda.device(inputs[0].device):
             return self._call(inputs)
 
+    def forget(self) -> None:
+        """Drops every recording and its memory; calls after this are recorded anew."""
+        self._recordings.clear()
+        self._seen.clear()
+
     def _call(self, inputs: tuple[Tensor, ...]) -> object:
         key = tuple((tensor.shape, tensor.dtype, tensor.stride()) for tensor in inputs)
         recording = self._recordings.get(key)

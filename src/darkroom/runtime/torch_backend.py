@@ -14,7 +14,7 @@ from darkroom.api.names import ComputeType
 from darkroom.core.malloc import keep_freed_memory, release_freed_memory
 from darkroom.runtime.backends import Backend, Memory
 from darkroom.runtime.devices import Device, DeviceType
-from darkroom.runtime.graphs import accelerate
+from darkroom.runtime.graphs import GraphedModule, accelerate
 from darkroom.runtime.host import free_and_total_memory, physical_cores
 
 logger = logging.getLogger(__name__)
@@ -115,6 +115,11 @@ class CudaBackend(Backend):
     def accelerate(self, net: nn.Module) -> nn.Module:
         """Projections of one input joined into one product, calls replayed as CUDA graphs."""
         return accelerate(net)
+
+    def retire(self, accelerated: nn.Module) -> None:
+        """Lets go of recorded graphs and their memory."""
+        if isinstance(accelerated, GraphedModule):
+            accelerated.forget()
 
     def synchronize(self) -> None:
         """Waits for the card."""
