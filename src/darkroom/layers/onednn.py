@@ -3,6 +3,8 @@
 They are the operations that torch.compile itself puts in place of linear layers. In bf16 the bias costs
 torch's own `linear` a pass over the output; in float32 it goes through MKL, which on AMD reaches half of
 oneDNN's speed (Zen 5: 92 against 205 GFLOP/s on a core) with the same error.
+
+Overloads are named: where torch has to look for one, it prints every tensor into a message first.
 """
 
 from __future__ import annotations
@@ -38,9 +40,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | No
     """
     out: Tensor
     if residual is None:
-        out = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        out = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
     else:
-        out = torch.ops.mkldnn._linear_pointwise(x, residual, weight, bias, "add")
+        out = torch.ops.mkldnn._linear_pointwise.binary(x, residual, weight, bias, "add")
     return out
 
 
@@ -51,6 +53,6 @@ def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """
     value_weight, gate_weight = weight.chunk(2)
     value_bias, gate_bias = bias.chunk(2)
-    gate = torch.ops.mkldnn._linear_pointwise(x, gate_weight, gate_bias, "gelu", [], "none")
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, gate, value_weight, value_bias, "mul")
+    gate = torch.ops.mkldnn._linear_pointwise.default(x, gate_weight, gate_bias, "gelu", [], "none")
+    out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, gate, value_weight, value_bias, "mul")
     return out

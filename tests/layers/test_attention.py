@@ -1,0 +1,84 @@
+"""Attention, whichever way it is computed, against the formula in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from darkroom.layers import blocked_attention
+from darkroom.layers.attention import attention, merge_heads, split_heads
+
+SHAPES = [
+    (2, 8, 300, 300, 40),
+    (2, 8, 64, 77, 160),
+    (1, 1, 257, 257, 512),
+    (3, 5, 7, 1, 64),
+    (1, 3, 1, 9, 24),
+]
+
+
+def formula(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    scores = q.double() @ k.double().transpose(2, 3) * q.shape[-1] ** -0.5
+    return scores.softmax(-1) @ v.double()
+
+
+def heads_of_projections(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Strided views, as networks have them."""
+    torch.manual_seed(0)
+    b, n, l, s, d = shape
+    return tuple(split_heads(torch.randn(b, length, n * d, dtype=dtype), n) for length in (l, s, s))
+
+
+def error(got: Tensor, expected: Tensor) -> float:
+    return ((got - expected).square().mean() / expected.square().mean()).sqrt().item()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@torch.inference_mode()
+def test_float32_is_exact(shape: tuple[int, ...]) -> None:
+    q, k, v = heads_of_projections(shape, torch.float32)
+    assert error(attention(q, k, v), formula(q, k, v)) < 1e-6
+
+
+@pytest.mark.parametrize("block_bytes", [1, 20_000, 16 << 20])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@torch.inference_mode()
+def test_blocks_are_as_exact_as_bf16(
+    shape: tuple[int, ...], block_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocked_attention, "_BLOCK_BYTES", block_bytes)
+    if block_bytes == 1 and shape[2] > 100:
+        pytest.skip("one row at a time is slow")
+    q, k, v = heads_of_projections(shape, torch.bfloat16)
+    assert error(blocked_attention.attention(q, k, v), formula(q, k, v)) < 8e-3
+
+
+@torch.inference_mode()
+def test_blocks_bear_large_scores() -> None:
+    q, k, v = heads_of_projections((1, 2, 40, 50, 16), torch.bfloat16)
+    out = blocked_attention.attention(q * 100, k * 100, v)
+    assert out.isfinite().all()
+
+
+def test_blocks_leave_autograd_alone() -> None:
+    q, k, v = (x.requires_grad_() for x in heads_of_projections((1, 2, 8, 8, 16), torch.bfloat16))
+    assert not blocked_attention.supports(q)
+    attention(q, k, v).sum().backward()
+    assert q.grad is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@torch.inference_mode()
+def test_mask_hides(dtype: torch.dtype) -> None:
+    q, k, v = heads_of_projections((1, 2, 6, 6, 16), dtype)
+    mask = torch.ones(6, 6, dtype=torch.bool).tril()
+    got = attention(q, k, v, mask)
+    torch.testing.assert_close(got[:, :, 0], v[:, :, 0], rtol=1e-2, atol=1e-2)
+
+
+def test_heads_split_and_merge_without_a_copy() -> None:
+    x = torch.randn(2, 5, 12)
+    heads = split_heads(x, 3)
+    assert heads.shape == (2, 3, 5, 4)
+    assert merge_heads(heads).data_ptr() == x.data_ptr()

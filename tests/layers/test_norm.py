@@ -1,0 +1,44 @@
+"""Norms against torch's, with what is added before and the SiLU after."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from darkroom.layers.norm import GroupNorm, GroupNormSiLU, LayerNorm
+
+
+@pytest.mark.parametrize("kind", [GroupNorm, GroupNormSiLU])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@torch.inference_mode()
+def test_group_norm(kind: type[GroupNorm], dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    norm = kind(64, eps=1e-6).to(dtype)
+    norm.weight.normal_()
+    norm.bias.normal_()
+    x = (torch.randn(2, 64, 6, 5) * 3 + 1).to(dtype).contiguous(memory_format=torch.channels_last)
+    shift, conv_bias = torch.randn(2, 64, dtype=dtype), torch.randn(64, dtype=dtype)
+
+    shifted = x.double() + shift.double()[:, :, None, None] + conv_bias.double()[:, None, None]
+    expected = F.group_norm(shifted, 32, norm.weight.double(), norm.bias.double(), 1e-6)
+    expected = F.silu(expected) if kind is GroupNormSiLU else expected
+    before = x.clone()
+    got = norm(x, shift, conv_bias)
+
+    tolerance = 1e-5 if dtype == torch.float32 else 6e-2
+    torch.testing.assert_close(got.double(), expected, rtol=tolerance, atol=tolerance)
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    assert x.equal(before)
+
+
+def test_silu_keeps_gradients() -> None:
+    norm, x = GroupNormSiLU(32), torch.randn(1, 32, 4, 4, requires_grad=True)
+    norm(x).sum().backward()
+    assert x.grad is not None
+
+
+@torch.inference_mode()
+def test_layer_norm() -> None:
+    x = torch.randn(2, 7, 16)
+    torch.testing.assert_close(LayerNorm(16)(x), F.layer_norm(x, (16,)))
