@@ -1,0 +1,129 @@
+"""Whole pictures against diffusers: its pipelines with random weights, saved as it saves them, read by us."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from darkroom import Engine, EngineConfig, GenerationRequest
+from darkroom.api.names import ComputeType, PredictionType, RngType, SampleMethod
+from darkroom.tokenizers import clip as clip_tokens
+
+PROMPT, NEGATIVE = "a photo of a cat, best quality", "blurry"
+SIZE, STEPS, SEED, CFG = 64, 4, 11, 4.0
+
+
+def pipeline(*, is_sd2: bool, prediction: str) -> StableDiffusionPipeline:
+    torch.manual_seed(1)
+    width = 64
+    tokenizer = CLIPTokenizer(
+        vocab=clip_tokens._tokenizer().get_vocab(),
+        merges=clip_tokens._merges(),
+        pad_token="!" if is_sd2 else "<|endoftext|>",
+    )
+    tokenizer.model_max_length = 77
+    text = CLIPTextConfig(
+        vocab_size=clip_tokens.VOCAB_SIZE,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=3,
+        num_attention_heads=1,
+        hidden_act="gelu" if is_sd2 else "quick_gelu",
+    )
+    unet = UNet2DConditionModel(
+        sample_size=SIZE // 8,
+        block_out_channels=(64, 64, 128, 128),
+        # How many heads, in spite of the name: SD 1 has eight everywhere, SD 2 one for 64 channels.
+        attention_head_dim=(1, 1, 2, 2) if is_sd2 else 8,
+        use_linear_projection=is_sd2,
+        cross_attention_dim=width,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(32, 32, 64, 64),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        latent_channels=4,
+    )
+    pipe = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=CLIPTextModel(text),
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=EulerDiscreteScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            timestep_spacing="linspace",
+            steps_offset=1,
+            prediction_type=prediction,
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def initial_noise() -> torch.Tensor:
+    """What `--rng cpu` starts from."""
+    return torch.randn(1, 4, SIZE // 8, SIZE // 8, generator=torch.Generator().manual_seed(SEED))
+
+
+def difference(ours: Image.Image, theirs: Image.Image) -> float:
+    pixels = [np.asarray(picture.convert("RGB"), dtype=np.float64) for picture in (ours, theirs)]
+    assert pixels[0].std() > 5, "a flat picture would show nothing"
+    return float(np.abs(pixels[0] - pixels[1]).max())
+
+
+@pytest.mark.parametrize(
+    ("is_sd2", "prediction"),
+    [(False, "epsilon"), (True, "epsilon"), (True, "v_prediction")],
+    ids=["sd1", "sd2", "sd2-v"],
+)
+def test_pictures_are_diffusers(tmp_path: Path, is_sd2: bool, prediction: str) -> None:
+    pipe = pipeline(is_sd2=is_sd2, prediction=prediction)
+    theirs = pipe(
+        PROMPT,
+        negative_prompt=NEGATIVE,
+        height=SIZE,
+        width=SIZE,
+        num_inference_steps=STEPS,
+        guidance_scale=CFG,
+        latents=initial_noise(),
+    ).images[0]
+    pipe.save_pretrained(tmp_path)
+    config = EngineConfig(
+        model=tmp_path,
+        compute_type=ComputeType.F32,
+        rng=RngType.CPU,
+        threads=1,
+        prediction=PredictionType.V if prediction == "v_prediction" else PredictionType.EPS,
+    )
+    request = GenerationRequest(
+        prompt=PROMPT,
+        negative_prompt=NEGATIVE,
+        width=SIZE,
+        height=SIZE,
+        steps=STEPS,
+        seed=SEED,
+        cfg_scale=CFG,
+        sampling_method=SampleMethod.EULER,
+        clip_skip=1,
+    )
+    with Engine.load(config) as engine:
+        assert engine.model.family.name == ("sd2" if is_sd2 else "sd1")
+        ours = engine.generate(request).images[0]
+    assert difference(ours, theirs) <= 1

@@ -1,0 +1,194 @@
+"""One engine, many pictures: equal requests, batches, cancelling, what is kept and what is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from darkroom import Engine, EngineConfig, GenerationRequest, Phase, Progress
+from darkroom.api.errors import Cancelled, CheckpointError, DarkroomError, PlacementError, RequestError
+from darkroom.api.names import Module, PredictionType, RngType, SampleMethod
+
+SMALL = {"width": 64, "height": 64, "steps": 3}
+
+
+def engine_of(model: Path, **options: object) -> Engine:
+    return Engine.load(EngineConfig.model_validate({"model": model, "threads": 1, **options}))
+
+
+@pytest.fixture(scope="module")
+def engine(checkpoint: Path) -> Iterator[Engine]:
+    with engine_of(checkpoint) as engine:
+        yield engine
+
+
+def request(**options: object) -> GenerationRequest:
+    return GenerationRequest.model_validate({"prompt": "a cat", **SMALL, **options})
+
+
+def drawn(engine: Engine, **options: object) -> list[bytes]:
+    return [image.tobytes() for image in engine.generate(request(**options)).images]
+
+
+@pytest.mark.parametrize("method", [SampleMethod.EULER_A, SampleMethod.DPMPP_2M_SDE_BT, SampleMethod.LMS])
+def test_equal_requests_give_equal_pixels(engine: Engine, method: SampleMethod) -> None:
+    assert drawn(engine, sampling_method=method) == drawn(engine, sampling_method=method)
+
+
+def test_a_batch_is_its_single_pictures(engine: Engine) -> None:
+    result = engine.generate(request(batch_count=2, seed=5))
+    assert result.seeds == (5, 6)
+    assert [image.tobytes() for image in result.images] == drawn(engine, seed=5) + drawn(engine, seed=6)
+
+
+def test_what_is_asked_for_changes_the_picture(engine: Engine, checkpoint: Path) -> None:
+    pictures = [
+        drawn(engine),
+        drawn(engine, seed=1),
+        drawn(engine, prompt="a dog"),
+        drawn(engine, negative_prompt="a dog"),
+        drawn(engine, cfg_scale=1.0),
+        drawn(engine, clip_skip=2),
+        drawn(engine, eta=0.0),
+        drawn(engine, scheduler="karras"),
+        drawn(engine, sigmas=(14.0, 3.0, 1.0, 0.0)),
+    ]
+    with engine_of(checkpoint, rng=RngType.CPU) as other:
+        pictures.append(drawn(other))
+    with engine_of(checkpoint, sampler_rng=RngType.CPU) as other:
+        pictures.append(drawn(other))
+    with engine_of(checkpoint, prediction=PredictionType.V) as other:
+        pictures.append(drawn(other))
+    assert len({tuple(picture) for picture in pictures}) == len(pictures)
+
+
+def test_a_negative_seed_is_drawn_and_told(engine: Engine) -> None:
+    first, second = (engine.generate(request(seed=-1)) for _ in range(2))
+    assert first.seeds != second.seeds
+    assert drawn(engine, seed=first.seeds[0]) == [first.images[0].tobytes()]
+
+
+def test_progress_names_every_step(engine: Engine) -> None:
+    told: list[Progress] = []
+    result = engine.generate(request(batch_count=2), on_progress=told.append)
+    steps = [(p.image, p.step, p.steps) for p in told if p.phase is Phase.SAMPLE]
+    assert steps == [(image, step, 3) for image in (1, 2) for step in range(4)]
+    assert {p.images for p in told} == {2}
+    assert set(result.timings) >= {Phase.SAMPLE, Phase.DECODE}
+
+
+def test_loading_is_told_in_bytes(checkpoint: Path) -> None:
+    told: list[Progress] = []
+    with engine_of(checkpoint, compute_type="f16") as engine:
+        engine.generate(request(), on_progress=told.append)
+    loads = [p for p in told if p.phase is Phase.LOAD]
+    assert sum(p.step == p.steps for p in loads) == 3  # text encoder, UNet, autoencoder
+    assert all(0 < p.step <= p.steps for p in loads)
+
+
+def test_cancelling_stops_within_a_step_and_leaves_the_engine_usable(engine: Engine) -> None:
+    expected = drawn(engine)
+    told: list[Progress] = []
+
+    def is_cancelled() -> bool:
+        return any(p.phase is Phase.SAMPLE and p.step == 1 for p in told)
+
+    with pytest.raises(Cancelled):
+        engine.generate(request(), on_progress=told.append, is_cancelled=is_cancelled)
+    assert (told[-1].phase, told[-1].step) == (Phase.SAMPLE, 1)
+    assert drawn(engine) == expected
+
+
+def test_a_prompt_is_encoded_once(checkpoint: Path) -> None:
+    with engine_of(checkpoint, params_backend="te=disk") as engine:
+        drawn(engine)
+        drawn(engine, seed=2)
+        assert engine.components[Module.TE].traffic.loads == 1
+        drawn(engine, prompt="a dog")
+        assert engine.components[Module.TE].traffic.loads == 2
+
+
+def test_an_unused_negative_prompt_is_not_encoded(checkpoint: Path) -> None:
+    with engine_of(checkpoint, params_backend="te=disk") as engine:
+        drawn(engine, cfg_scale=1.0, negative_prompt="one")
+        drawn(engine, cfg_scale=1.0, negative_prompt="two")
+        assert engine.components[Module.TE].traffic.loads == 1
+
+
+def test_eager_load_reads_everything_at_once(checkpoint: Path) -> None:
+    with engine_of(checkpoint, eager_load=True) as engine:
+        assert all(component.is_loaded for component in engine.components.values())
+    with engine_of(checkpoint) as engine:
+        assert not any(component.is_loaded for component in engine.components.values())
+
+
+def test_image_to_image_runs_the_end_of_the_schedule(engine: Engine) -> None:
+    init = Image.new("RGB", (64, 64), "red")
+    for strength, steps in ((1.0, 3), (0.75, 3), (0.5, 2), (0.0, 1)):
+        told: list[Progress] = []
+        engine.generate(request(init_image=init, strength=strength), on_progress=told.append)
+        assert {p.steps for p in told if p.phase is Phase.SAMPLE} == {steps}
+
+
+def test_an_empty_mask_keeps_the_picture(engine: Engine) -> None:
+    """Nothing is drawn anew: the seed of the samplers' noise does not matter, the image does."""
+    init = Image.linear_gradient("L").resize((64, 64)).convert("RGB")
+    mask = Image.new("L", (64, 64), 0)
+    first = drawn(engine, init_image=init, mask_image=mask, prompt="a cat")
+    assert first == drawn(engine, init_image=init, mask_image=mask, prompt="a dog")
+    assert first != drawn(engine, init_image=init.rotate(90), mask_image=mask)
+
+
+def test_an_inpainting_model_is_told_what_it_may_not_see(checkpoint: Path, tmp_path: Path) -> None:
+    tensors = load_file(checkpoint)
+    name = "model.diffusion_model.input_blocks.0.0.weight"
+    tensors[name] = torch.cat([tensors[name], torch.randn(32, 5, 3, 3).half() / 7], dim=1)
+    path = tmp_path / "inpainting.safetensors"
+    save_file(tensors, path)
+    init, other = (Image.new("RGB", (64, 64), colour) for colour in ("red", "blue"))
+    mask = Image.new("L", (64, 64), 255)
+    with engine_of(path) as engine:
+        assert drawn(engine) == drawn(engine)
+        # All is masked: what lies under the mask is hidden from the network. At strength 1 only noise is left.
+        hidden = drawn(engine, init_image=init, mask_image=mask, strength=1.0, steps=1)
+        assert hidden != drawn(engine, init_image=init, mask_image=Image.new("L", (64, 64), 0), strength=1.0)
+        half = Image.new("L", (64, 64), 0)
+        half.paste(255, (0, 0, 32, 64))
+        shown = [drawn(engine, init_image=i, mask_image=half) for i in (init, other)]
+        assert shown[0] != shown[1]
+
+
+def test_weights_that_are_no_numbers_are_an_error(checkpoint: Path, tmp_path: Path) -> None:
+    tensors = load_file(checkpoint)
+    tensors["model.diffusion_model.out.2.bias"][0] = float("nan")
+    path = tmp_path / "nan.safetensors"
+    save_file(tensors, path)
+    with engine_of(path) as engine, pytest.raises(DarkroomError, match="diffusion: the latent holds values"):
+        drawn(engine)
+
+
+def test_placement_is_checked_before_any_file_is_opened(tmp_path: Path) -> None:
+    with pytest.raises(PlacementError, match="unknown backend module 'nose'"):
+        engine_of(tmp_path / "there-is-no-file", backend="nose=cpu")
+    with pytest.raises(RequestError, match="embd-dir"):
+        engine_of(tmp_path / "there-is-no-file", embd_dir=tmp_path / "nowhere")
+    with pytest.raises(CheckpointError):
+        engine_of(tmp_path / "there-is-no-file")
+
+
+def test_an_absurd_size_is_refused_with_the_memory_it_would_take(engine: Engine) -> None:
+    with pytest.raises(RequestError, match=r"size: 1000000x1000000 needs about .*TB of memory"):
+        engine.generate(request(width=1_000_000, height=1_000_000))
+
+
+def test_a_closed_engine_says_so(checkpoint: Path) -> None:
+    engine = engine_of(checkpoint)
+    engine.close()
+    engine.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        drawn(engine)
