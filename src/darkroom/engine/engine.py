@@ -89,15 +89,18 @@ class Engine:
         placement = Placement.parse(config, devices or Devices.discover())
         find_embeddings(config.embd_dir)
         with ExitStack() as undo:
+            manager = undo.enter_context(BackendManager(placement, threads=config.threads))
+            for module in (Module.TE, Module.DIFFUSION, Module.VAE):
+                manager.runtime(module)
+                manager.params(module)
             model = open_model(config)
             undo.callback(model.close)
-            manager = undo.enter_context(BackendManager(placement, threads=config.threads))
             engine = cls(config, model, manager)
             undo.callback(engine.close)
             if config.eager_load:
                 report = Report(on_progress, _never)
                 for component in engine.components.values():
-                    component.load(report.loading(component.nbytes))
+                    component.load(report.loading(component.file_bytes))
             undo.pop_all()
         return engine
 
@@ -166,7 +169,7 @@ class Engine:
 
     def _resident(self, module: Module, report: Report) -> AbstractContextManager[nn.Module]:
         component = self.components[module]
-        return component.resident(report.loading(component.nbytes))
+        return component.resident(report.loading(component.file_bytes))
 
     def _encode_text(self, plan: Plan, report: Report) -> tuple[Conditioning, Conditioning | None]:
         """Prompt and, where guidance wants it, negative prompt; from memory or through the text encoder."""
