@@ -12,6 +12,7 @@ project(x, linears)                          several Linears of one input, one p
 Conv2d(c_in, c_out, kernel, stride, padding)(x, residual=None, add_bias=True)
                                              convolution, plus residual (b, c, h, w)
 UpsampleConv2d(channels)(x)                  nearest-neighbour doubling and a 3x3 convolution
+join(x, skip)                                the channels of both
 GEGLU(width_in, width_out)(x)                a * gelu(g) of one projection
 attention(q, k, v, mask=None)                softmax(q k^T / sqrt(d)) v, all (b, n, l, d) of any strides
 timestep_embedding(t, width)                 (b,) -> (b, width) float32

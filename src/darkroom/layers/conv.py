@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from darkroom.layers import kernels, onednn
 from darkroom.layers.linear import linear
 
+# Up to this many pixels a 3x3 convolution is a matrix product of gathered patches on CUDA.
+NARROW_PIXELS = 128
+
 
 class Conv2d(nn.Conv2d):
     """Convolution (+ residual).
@@ -33,19 +36,37 @@ class Conv2d(nn.Conv2d):
             if self._is_per_pixel() and (kernels.usable(x) or onednn.usable(x)):
                 pixels = None if residual is None else residual.permute(0, 2, 3, 1)
                 return linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), bias, pixels).permute(0, 3, 1, 2)
-            if (
-                residual is not None
-                and residual.is_contiguous(memory_format=torch.channels_last)
-                and kernels.usable(x)
+            if kernels.usable(x) and (
+                residual is None or residual.is_contiguous(memory_format=torch.channels_last)
             ):
-                from darkroom.layers.kernels import pointwise
-
-                out = F.conv2d(x, self.weight, None, self.stride, self.padding)
-                return pointwise.add_bias_residual_(out, bias, residual)
+                return self._convolve(x, bias, residual)
         out = F.conv2d(x, self.weight, bias, self.stride, self.padding)
         if residual is None:
             return out
         return out + residual if torch.is_grad_enabled() else out.add_(residual)
+
+    def _convolve(self, x: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+        """The convolution on CUDA and one pass for all that is added; torch spends one on the bias alone."""
+        from darkroom.layers.kernels import pointwise
+
+        if self._is_narrow(x):
+            patches = pointwise.patches(x.permute(0, 2, 3, 1), self.stride[0])
+            out = F.linear(patches, self.weight.permute(0, 2, 3, 1).flatten(1))
+        else:
+            out = F.conv2d(x, self.weight, None, self.stride, self.padding).permute(0, 2, 3, 1).contiguous()
+        if bias is not None or residual is not None:
+            pointwise.add_(out, bias, None if residual is None else residual.permute(0, 2, 3, 1))
+        return out.permute(0, 3, 1, 2)
+
+    def _is_narrow(self, x: Tensor) -> bool:
+        """Whether the pixels are so few that reading the weights is the work, which a matrix product does."""
+        b, _, h, w = x.shape
+        return (
+            self.kernel_size == (3, 3)
+            and self.padding == (1, 1)
+            and self.weight.is_contiguous(memory_format=torch.channels_last)
+            and b * h * w <= NARROW_PIXELS * self.stride[0] * self.stride[1]
+        )
 
     def _is_per_pixel(self) -> bool:
         return self.kernel_size == (1, 1) and self.stride == (1, 1)
@@ -66,8 +87,25 @@ class UpsampleConv2d(Conv2d):
         if _is_large(x) and onednn.usable(x):
             out = _upsample_conv(x, self.weight, self.bias if add_bias else None)
             return out if residual is None else out.add_(residual)
-        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-        return super().forward(x, residual, add_bias=add_bias)
+        return super().forward(double(x), residual, add_bias=add_bias)
+
+
+def double(x: Tensor) -> Tensor:
+    """Nearest-neighbour doubling, (b, c, h, w)  ->  (b, c, 2h, 2w)."""
+    if kernels.usable(x) and x.is_contiguous(memory_format=torch.channels_last):
+        from darkroom.layers.kernels import pointwise
+
+        return pointwise.double(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def join(x: Tensor, skip: Tensor) -> Tensor:
+    """The channels of both, (b, c, h, w), (b, c', h, w)  ->  (b, c + c', h, w)."""
+    if kernels.usable(x) and all(part.is_contiguous(memory_format=torch.channels_last) for part in (x, skip)):
+        from darkroom.layers.kernels import pointwise
+
+        return pointwise.join(x.permute(0, 2, 3, 1), skip.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    return torch.cat((x, skip), dim=1)
 
 
 def _is_large(x: Tensor) -> bool:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from darkroom.layers.attention import attention, merge_heads, split_heads
-from darkroom.layers.conv import Conv2d, UpsampleConv2d
+from darkroom.layers.conv import Conv2d, UpsampleConv2d, join
 from darkroom.layers.embed import timestep_embedding
 from darkroom.layers.joint import project
 from darkroom.layers.linear import GEGLU, Linear
@@ -351,6 +351,6 @@ class UNetModel(nn.Module):
             skips.append(x)
         x = self.middle_block(x, shifts, contexts)
         for block in self.output_blocks:
-            x = block(torch.cat((x, skips.pop()), dim=1), shifts, contexts)
+            x = block(join(x, skips.pop()), shifts, contexts)
         out: Tensor = self.out(x)
         return out
