@@ -105,21 +105,21 @@ def _statistics_kernel(
     x += sample.to(tl.int64) * rows * channels
     first = chunk * chunk_rows
     last = tl.minimum(first + chunk_rows, rows)
-    tile, _, mask = _load(x, first, last, cols, col_ok, extra, channels, ROWS)
+    tile, _place, mask = _load(x, first, last, cols, col_ok, extra, channels, ROWS)
     centre = _group_sum(tile) / (tl.minimum(last - first, ROWS) * WIDTH).to(tl.float32)
     total = tl.where(mask, tile - centre[None, :, None], 0.0)
     square = total * total
     for row in range(first + ROWS, last, ROWS):
-        tile, _, mask = _load(x, row, last, cols, col_ok, extra, channels, ROWS)
-        delta = tl.where(mask, tile - centre[None, :, None], 0.0)
+        more, _at, inside = _load(x, row, last, cols, col_ok, extra, channels, ROWS)
+        delta = tl.where(inside, more - centre[None, :, None], 0.0)
         total += delta
         square += delta * delta
     count = ((last - first) * WIDTH).to(tl.float32)
     off = _group_sum(total) / count
     group = tl.program_id(1) * PACK + tl.arange(0, PACK)
-    place = partial + (sample * chunks + chunk) * 2 * groups + group
-    tl.store(place, centre + off, mask=group < groups)
-    tl.store(place + groups, _group_sum(square) - count * off * off, mask=group < groups)
+    part = partial + (sample * chunks + chunk) * 2 * groups + group
+    tl.store(part, centre + off, mask=group < groups)
+    tl.store(part + groups, _group_sum(square) - count * off * off, mask=group < groups)
 
 
 @triton.jit(do_not_specialize=_OPTIONS)
@@ -151,8 +151,8 @@ def _normalise_kernel(
     scale, offset = _scale_offset(weight, bias, mean, m2 / (rows.to(tl.float32) * WIDTH), eps, cols, col_ok)
     _store(y, tile, place, mask, scale, offset, silu)
     for row in range(first + ROWS, last, ROWS):
-        tile, place, mask = _load(x, row, last, cols, col_ok, extra, channels, ROWS)
-        _store(y, tile, place, mask, scale, offset, silu)
+        more, at, inside = _load(x, row, last, cols, col_ok, extra, channels, ROWS)
+        _store(y, more, at, inside, scale, offset, silu)
 
 
 class Plan(NamedTuple):
