@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from darkroom.api.errors import CheckpointError
 from darkroom.api.names import Module, SampleMethod, Scheduler
-from darkroom.families.base import Conditioning, LatentFormat, ModuleSpec, SampleDefaults
+from darkroom.families.base import Conditioning, Family, LatentFormat, ModuleSpec, SampleDefaults
 from darkroom.nets.te.clip import Activation, CLIPTextConfig, CLIPTextModel
 from darkroom.nets.unet import UNetConfig, UNetModel
 from darkroom.nets.vae.kl import AutoencoderKL, KLConfig
@@ -101,37 +102,45 @@ def read_size(metadata: Mapping[str, str]) -> tuple[int, int]:
     return (int(match[1]), int(match[2])) if match else (512, 512)
 
 
-def modules(config: LatentDiffusionConfig) -> dict[Module, ModuleSpec]:
-    """The three networks."""
-    return {
-        Module.TE: ModuleSpec(TE, lambda: _on_meta(lambda: CLIPTextModel(config.te))),
-        Module.DIFFUSION: ModuleSpec(UNET, lambda: _on_meta(lambda: UNetModel(config.unet))),
-        Module.VAE: ModuleSpec(VAE, lambda: _on_meta(lambda: AutoencoderKL(config.vae))),
-    }
+class LatentDiffusion(Family[LatentDiffusionConfig]):
+    """A family of this kind. What is left to say: its name, its spellings, its text and what it predicts."""
+
+    latent = LATENT
+    landmarks = LANDMARKS
+    clip_skip: ClassVar[int]
+    """At which layer from the end the text is taken where the request says nothing; 1 is the last."""
+
+    def modules(self, config: LatentDiffusionConfig) -> Mapping[Module, ModuleSpec]:  # noqa: D102
+        return {
+            Module.TE: ModuleSpec(TE, lambda: _on_meta(lambda: CLIPTextModel(config.te))),
+            Module.DIFFUSION: ModuleSpec(UNET, lambda: _on_meta(lambda: UNetModel(config.unet))),
+            Module.VAE: ModuleSpec(VAE, lambda: _on_meta(lambda: AutoencoderKL(config.vae))),
+        }
+
+    def inpaints(self, config: LatentDiffusionConfig) -> bool:  # noqa: D102
+        return config.unet.in_channels == INPAINTING
+
+    def predict(self, net: nn.Module, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+        """The UNet for x (b, 4, h, w) at timesteps t (b,); mask and hidden picture stand beside x."""
+        if cond.concat is not None:
+            x = torch.cat((x, cond.concat.expand(len(x), -1, -1, -1)), dim=1)
+        out: Tensor = net(x, t, cond.context.expand(len(x), -1, -1))
+        return out
+
+    def defaults(self, config: LatentDiffusionConfig) -> SampleDefaults:
+        """stable-diffusion.cpp's defaults, at the size that the model was trained on."""
+        return SampleDefaults(
+            method=SampleMethod.EULER_A,
+            scheduler=Scheduler.DISCRETE,
+            steps=20,
+            cfg_scale=7.0,
+            width=config.width,
+            height=config.height,
+            size_multiple=config.size_multiple,
+            clip_skip=self.clip_skip,
+        )
 
 
 def _on_meta(make: Callable[[], nn.Module]) -> nn.Module:
     with torch.device("meta"):
         return make()
-
-
-def predict(net: nn.Module, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
-    """The UNet's output for x (b, 4, h, w) at timesteps t (b,); mask and hidden picture stand beside x."""
-    if cond.concat is not None:
-        x = torch.cat((x, cond.concat.expand(len(x), -1, -1, -1)), dim=1)
-    out: Tensor = net(x, t, cond.context.expand(len(x), -1, -1))
-    return out
-
-
-def defaults(config: LatentDiffusionConfig, *, clip_skip: int) -> SampleDefaults:
-    """stable-diffusion.cpp's defaults, at the size that the model was trained on."""
-    return SampleDefaults(
-        method=SampleMethod.EULER_A,
-        scheduler=Scheduler.DISCRETE,
-        steps=20,
-        cfg_scale=7.0,
-        width=config.width,
-        height=config.height,
-        size_multiple=config.size_multiple,
-        clip_skip=clip_skip,
-    )

@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
-from darkroom.api.names import Module, PredictionType
-from darkroom.families.base import (
-    Conditioning,
-    Family,
-    ModuleSpec,
-    Predict,
-    SampleDefaults,
-    TextPrompt,
-)
-from darkroom.families.latent_diffusion import (
-    INPAINTING,
-    LANDMARKS,
-    LATENT,
-    LatentDiffusionConfig,
-    defaults,
-    modules,
-    predict,
-)
+from darkroom.api.names import PredictionType
+from darkroom.families.base import Conditioning, Predict, TextPrompt
+from darkroom.families.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 from darkroom.families.sd2.conditioner import CLIP_SKIP, encode
 from darkroom.families.sd2.config import detect
 from darkroom.families.sd2.keys import RULES
@@ -32,13 +17,12 @@ from darkroom.weights.index import TensorIndex
 from darkroom.weights.keys import KeyRules
 
 
-class StableDiffusion2(Family[LatentDiffusionConfig]):
+class StableDiffusion2(LatentDiffusion):
     """Stable Diffusion 2.0 and 2.1, their fine-tunes and inpainting models."""
 
     name = "sd2"
     title = "Stable Diffusion 2.x"
-    latent = LATENT
-    landmarks = LANDMARKS
+    clip_skip = CLIP_SKIP
 
     def key_rules(self) -> KeyRules:  # noqa: D102
         return RULES
@@ -46,27 +30,15 @@ class StableDiffusion2(Family[LatentDiffusionConfig]):
     def detect(self, index: TensorIndex) -> LatentDiffusionConfig | None:  # noqa: D102
         return detect(index)
 
-    def modules(self, config: LatentDiffusionConfig) -> Mapping[Module, ModuleSpec]:  # noqa: D102
-        return modules(config)
-
-    def inpaints(self, config: LatentDiffusionConfig) -> bool:  # noqa: D102
-        return config.unet.in_channels == INPAINTING
-
     def encode(  # noqa: D102
         self, te: nn.Module, prompts: Sequence[TextPrompt], config: LatentDiffusionConfig
     ) -> Sequence[Conditioning]:
         return encode(te, prompts)
 
-    def predict(self, net: nn.Module, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:  # noqa: D102
-        return predict(net, x, t, cond)
-
     def prediction(  # noqa: D102
         self, config: LatentDiffusionConfig, probe: Callable[[], Predict]
     ) -> PredictionType:
         return probe_prediction(probe(), config)
-
-    def defaults(self, config: LatentDiffusionConfig) -> SampleDefaults:  # noqa: D102
-        return defaults(config, clip_skip=CLIP_SKIP)
 
 
 FAMILY = StableDiffusion2()
