@@ -19,10 +19,11 @@ from torch import Tensor
 MAX_GROUP_WIDTH = 256
 MAX_CHUNKS = 128
 ONE_LAUNCH_NUMBERS = 32768
-TILE_NUMBERS = 8192
+TILE_NUMBERS = 4096
 TILE_LANES = 128
 WANTED_PROGRAMS = 512
 WARPS = 8
+MAX_REGISTERS: int | None = None
 
 # Options are numbers, not constants: each combination would be compiled anew.
 _OPTIONS = ["shift_stride", "has_shift", "has_bias", "silu", "rows", "chunks"]
@@ -223,14 +224,15 @@ def group_norm(
     if (numbers := lanes * padded_rows) <= ONE_LAUNCH_NUMBERS:
         _one_launch_kernel[(groups, batch)](
             x, y, weight, bias, *moves, eps, int(silu), rows, groups, WIDTH=width, ROWS=padded_rows,
-            LANES=lanes, num_warps=min(16, max(4, numbers // 1024)),
+            LANES=lanes, num_warps=min(16, max(4, numbers // 512)),
         )  # fmt: skip
         return y
     cut = plan(batch, rows, width, groups)
     chunks = triton.cdiv(rows, cut.chunk_rows)
     blocks = triton.cdiv(groups, cut.pack)
     tile = {"WIDTH": width, "ROWS": cut.rows, "PACK": cut.pack, "LANES": cut.lanes}
-    tile["num_warps"] = min(WARPS, max(4, cut.rows * cut.pack * cut.lanes // 1024))
+    tile["num_warps"] = min(WARPS, max(4, cut.rows * cut.pack * cut.lanes // 512))
+    tile["maxnreg"] = MAX_REGISTERS
     partial = torch.empty(batch * chunks * 2 * groups, dtype=torch.float32, device=x.device)
     _statistics_kernel[(chunks, blocks, batch)](
         x, partial, *moves, rows, groups, cut.chunk_rows, chunks, **tile
