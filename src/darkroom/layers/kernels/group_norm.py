@@ -230,7 +230,7 @@ def group_norm(
     cut = plan(batch, rows, width, groups)
     chunks = triton.cdiv(rows, cut.chunk_rows)
     blocks = triton.cdiv(groups, cut.pack)
-    tile = {"WIDTH": width, "ROWS": cut.rows, "PACK": cut.pack, "LANES": cut.lanes}
+    tile: dict[str, int | None] = {"WIDTH": width, "ROWS": cut.rows, "PACK": cut.pack, "LANES": cut.lanes}
     tile["num_warps"] = min(WARPS, max(4, cut.rows * cut.pack * cut.lanes // 512))
     tile["maxnreg"] = MAX_REGISTERS
     partial = torch.empty(batch * chunks * 2 * groups, dtype=torch.float32, device=x.device)
