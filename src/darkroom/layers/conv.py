@@ -126,11 +126,11 @@ def _upsample_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     rows = torch.stack((torch.stack((outer, middle + last), 2), torch.stack((outer + middle, last), 2)))
     left, middle, right = rows.unbind(4)  # each (2 places, o, c, 2)
     taps = torch.stack((torch.stack((left, middle + right), 4), torch.stack((left + middle, right), 4)), 1)
-    taps = taps.flatten(0, 2).to(weight.dtype, memory_format=torch.channels_last)  # (2 * 2 * o, c, 2, 2)
-    # The four run as one convolution; each place uses all but the first or last row and column of its output.
-    places = F.conv2d(x, taps, None if bias is None else bias.repeat(4), padding=1)  # (b, 4 o, h + 1, w + 1)
+    taps = taps.to(weight.dtype)  # (2, 2, o, c, 2, 2)
     out = x.new_empty(b, 2 * h, 2 * w, weight.shape[0]).permute(0, 3, 1, 2)
-    for place, part in enumerate(places.chunk(4, dim=1)):
-        y, z = divmod(place, 2)
-        out[:, :, y::2, z::2] = part[:, :, y : y + h, z : z + w]
+    for y in range(2):
+        for z in range(2):
+            tap = taps[y, z].contiguous(memory_format=torch.channels_last)
+            place = F.conv2d(x, tap, bias, padding=1)  # (b, o, h + 1, w + 1), one row and one column unused
+            out[:, :, y::2, z::2] = place[:, :, y : y + h, z : z + w]
     return out

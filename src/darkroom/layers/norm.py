@@ -16,7 +16,8 @@ class GroupNorm(nn.GroupNorm):
 
     x: (b, c, h, w), shift: (b, c), conv_bias: (c,), both added to x before the norm  ->  (b, c, h, w)
 
-    conv_bias is the bias of the convolution that made x, where that left it to the norm.
+    conv_bias is the bias of the convolution that made x, where that left it to the norm. Outside of autograd x
+    may be overwritten when either is given.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
@@ -65,7 +66,8 @@ def group_norm(
 ) -> Tensor:
     """GroupNorm of x + shift + conv_bias with 32 groups, then SiLU if `silu`; memory format is kept.
 
-    x: (b, c, h, w), weight, bias, conv_bias: (c,), shift: (b, c)  ->  (b, c, h, w)
+    x: (b, c, h, w), weight, bias, conv_bias: (c,), shift: (b, c)  ->  (b, c, h, w). Outside of autograd the
+    sum may be written over x.
     """
     if kernels.usable(x):
         from darkroom.layers.kernels import group_norm as fused
@@ -77,7 +79,8 @@ def group_norm(
     if conv_bias is not None:
         shift = conv_bias[None] if shift is None else shift + conv_bias
     if shift is not None:
-        x = x + shift[:, :, None, None]
+        shift = shift[:, :, None, None]
+        x = x + shift if torch.is_grad_enabled() else x.add_(shift)
     out = F.group_norm(x, GROUPS, weight, bias, eps)
     if not silu:
         return out

@@ -122,8 +122,7 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor, shift: Tensor) -> Tensor:  # noqa: D102
         norm_in, _, conv_in = self.in_layers
         norm_out, _, _, conv_out = self.out_layers
-        h = conv_in(norm_in(x), add_bias=False)
-        h = norm_out(h, shift=shift, conv_bias=conv_in.bias)
+        h = norm_out(conv_in(norm_in(x), add_bias=False), shift=shift, conv_bias=conv_in.bias)
         out: Tensor = conv_out(h, residual=self.skip_connection(x))
         return out
 
