@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from darkroom.api.names import ComputeType
 from darkroom.nets.te.clip import CLIPTextConfig, CLIPTextModel
@@ -16,6 +16,7 @@ from darkroom.nets.unet import UNetConfig, UNetModel
 from darkroom.nets.vae.kl import AutoencoderKL, KLConfig
 from darkroom.runtime.backends import Backend, Memory
 from darkroom.runtime.devices import Device, Devices, DeviceType
+from darkroom.runtime.graphs import GraphedModule
 from darkroom.runtime.torch_backend import TorchProvider
 
 GIGABYTE = 10**9
@@ -42,6 +43,10 @@ class FakeBackend(Backend):
     def take(self, tensor: Tensor) -> Tensor:
         self.taken += 1
         return tensor.to(self.device, copy=True)
+
+    def accelerate(self, net: nn.Module) -> nn.Module:
+        """As on a real card, what runs is not the network itself."""
+        return GraphedModule(net) if self.info.kind == "cuda" else net
 
     def empty_cache(self) -> None:
         self.emptied += 1

@@ -41,6 +41,7 @@ def draw(engine: Engine) -> list[bytes]:
         ("all=slow0,te=cpu", ""),
         ("slow0", "cpu"),
         ("te=cpu,vae=cuda0,diffusion=vulkan0", ""),
+        ("all=cuda0,vae=cpu", "cpu"),
         ("te=cpu,vae=cuda0,diffusion=vulkan0", "te=disk,vae=cpu,diffusion=cuda0"),
     ],
 )

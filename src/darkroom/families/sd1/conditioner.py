@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from torch import nn
 
@@ -19,5 +20,5 @@ def encode(te: nn.Module, prompts: Sequence[TextPrompt]) -> list[Conditioning]:
 
     Raises RequestError and CheckpointError as `encode_prompts` does.
     """
-    assert isinstance(te, CLIPTextModel)
+    te = cast("CLIPTextModel", te)  # or what stands for it on its device
     return encode_prompts(te, prompts, pad=EOS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from torch import nn
 
@@ -24,6 +25,6 @@ def encode(te: nn.Module, prompts: Sequence[TextPrompt]) -> list[Conditioning]:
 
     Raises RequestError and CheckpointError as `encode_prompts` does.
     """
-    assert isinstance(te, CLIPTextModel)
+    te = cast("CLIPTextModel", te)  # or what stands for it on its device
     layers_cut = 1 if te.config.num_layers == _DIFFUSERS_LAYERS else 0
     return encode_prompts(te, prompts, pad=PAD, layers_cut=layers_cut)
