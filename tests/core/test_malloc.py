@@ -1,4 +1,4 @@
-"""The allocator keeps what it is told to keep, and gives it back when asked."""
+"""Memory of freed tensors goes back to the system when asked."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import sys
 
 import pytest
 
+# Freed tensors that lie between living ones, which the allocator keeps.
 MEASURE = """
 import psutil, torch
-from darkroom.core.malloc import keep_freed_memory, release_freed_memory
-assert keep_freed_memory() and keep_freed_memory()
-size = 256 << 20
+from darkroom.core.malloc import release_freed_memory
 def resident():
     return psutil.Process().memory_info().rss
-before = resident()
-tensor = torch.ones(size, dtype=torch.uint8)
-del tensor
-kept = resident() - before
+block = 1 << 20
+for _ in range(2):  # the allocator maps large blocks one by one until it has seen them come back
+    tensors = [torch.ones(block // 16 if i % 2 else block * 16, dtype=torch.uint8) for i in range(40)]
+    del tensors[::2]
+freed = resident()
 release_freed_memory()
-print(kept > size // 2, resident() - before < size // 2)
+print(freed - resident() > 100 * block)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="tunes glibc")
-def test_freed_memory_is_kept_until_released() -> None:
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc")
+def test_freed_memory_is_released() -> None:
     run = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
-    assert run.stdout.split() == ["True", "True"]
+    assert run.stdout.split() == ["True"]

@@ -16,8 +16,8 @@ class GroupNorm(nn.GroupNorm):
 
     x: (b, c, h, w), shift: (b, c), conv_bias: (c,), both added to x before the norm  ->  (b, c, h, w)
 
-    conv_bias is the bias of the convolution that made x, where that left it to the norm. Outside of autograd x
-    may be overwritten when either is given.
+    conv_bias is the bias of the convolution that made x, where that left it to the norm. Outside of
+    autograd x may be overwritten when either is given.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:

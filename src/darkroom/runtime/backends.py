@@ -96,6 +96,9 @@ class Backend(ABC):
     def empty_cache(self) -> None:  # noqa: B027
         """Gives unused memory back to the device."""
 
+    def rest(self) -> None:  # noqa: B027
+        """A network has run and its weights stay. Gives unused memory back where that is cheap."""
+
     @contextmanager
     def guarded(self, work: str) -> Iterator[None]:
         """Turns the device's complaints about memory into OutOfMemoryError. work: `running diffusion`."""

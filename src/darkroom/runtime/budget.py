@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from darkroom.api.errors import RequestError
 
-DECODER_WIDTHS = 3
-"""Copies of the decoder's widest full-size layer that live together: input, normalised input, output."""
+DECODER_WIDTHS = 2.5
+"""Copies of the decoder's widest full-size layer that live together: input, normalised input, halved output."""
 
 UNET_WIDTHS = 20
 """The same for the UNet's first level: its feed-forward takes 16 widths, skips and residuals the others."""
@@ -30,7 +30,7 @@ def estimate_activation_bytes(
     pixels = width * height
     decoder = DECODER_WIDTHS * decoder_channels * pixels
     unet = batch * UNET_WIDTHS * unet_channels * pixels // downscale**2
-    return max(decoder, unet) * itemsize
+    return int(max(decoder, unet) * itemsize)
 
 
 def check_size(width: int, height: int, needed: int, total: int, device: str) -> None:

@@ -183,6 +183,7 @@ class Component:
 
     def _leave(self) -> None:
         if self.params is self.runtime:
+            self.runtime.rest()
             return
         self._retire()
         if self.params is None:

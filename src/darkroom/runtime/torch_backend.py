@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.api.names import ComputeType
-from darkroom.core.malloc import keep_freed_memory, release_freed_memory
+from darkroom.core.malloc import release_freed_memory
 from darkroom.runtime.backends import Backend, Memory
 from darkroom.runtime.devices import Device, DeviceType
 from darkroom.runtime.graphs import GraphedModule, accelerate
@@ -62,11 +62,7 @@ class CpuBackend(Backend):
         return best if asked in (ComputeType.AUTO, ComputeType.F16) else DTYPES[asked]
 
     def prepare(self) -> None:
-        """Threads: as told, else OMP_NUM_THREADS, else one a core. f32 products: by the faster library.
-
-        Freed memory stays with the process until `empty_cache`.
-        """
-        keep_freed_memory()
+        """Threads: as told, else OMP_NUM_THREADS, else one a core. f32 products: by the faster library."""
         if self._threads > 0 or "OMP_NUM_THREADS" not in os.environ:
             self._undo.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(self._threads if self._threads > 0 else physical_cores())
@@ -80,6 +76,10 @@ class CpuBackend(Backend):
 
     def empty_cache(self) -> None:
         """Gives the memory of freed tensors back to the system."""
+        release_freed_memory()
+
+    def rest(self) -> None:
+        """Gives the memory of freed tensors back: one network's activations do not lie beside another's."""
         release_freed_memory()
 
 
