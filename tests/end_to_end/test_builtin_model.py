@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -126,3 +128,14 @@ def test_inpainting_draws_inside_the_mask_and_keeps_the_rest(
         changed = difference(picture, before)
     assert what(picture) == Triple("circle", "green", "purple")
     assert changed[~hidden].mean() < 4
+
+
+def test_drawing_does_not_import_torchs_compiler(tmp_path: Path) -> None:
+    """It costs a second and more before the first step."""
+    script = (
+        "import sys; from darkroom.cli.main import main; "
+        f"main(['-p', 'a star', '--steps', '1', '-o', {str(tmp_path / 'star.png')!r}]); "
+        "assert not {'torch._dynamo', 'sympy'} & set(sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr

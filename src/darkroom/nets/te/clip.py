@@ -65,6 +65,11 @@ def _num_heads(hidden_size: int) -> int:
     return next(heads for heads in range(most, 0, -1) if hidden_size % heads == 0)
 
 
+def _embedding(rows: int, width: int) -> nn.Embedding:
+    # Not nn.Embedding's own normal weights: on the meta device torch imports its compiler to "draw" them.
+    return nn.Embedding(rows, width, _weight=torch.empty(rows, width).uniform_(-1, 1))
+
+
 class CLIPTextEmbeddings(nn.Module):
     """Tokens and positions to vectors.
 
@@ -73,8 +78,8 @@ class CLIPTextEmbeddings(nn.Module):
 
     def __init__(self, config: CLIPTextConfig) -> None:
         super().__init__()
-        self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.position_embedding = nn.Embedding(config.num_positions, config.hidden_size)
+        self.token_embedding = _embedding(config.vocab_size, config.hidden_size)
+        self.position_embedding = _embedding(config.num_positions, config.hidden_size)
 
     def forward(self, input_ids: Tensor, extra: Tensor | None = None) -> Tensor:  # noqa: D102
         vocab_size = self.token_embedding.num_embeddings
