@@ -76,7 +76,7 @@ def test_absurd_size_is_refused_with_the_memory_it_needs() -> None:
     with pytest.raises(RequestError) as error:
         check_size(100_000, 100_000, needed, 24 * 10**9, "cuda0")
     assert str(error.value) == (
-        "size: 100000x100000 needs about 15.4 TB of memory, cuda0 has 24.0 GB; "
+        "size: 100000x100000 needs about 12.8 TB of memory, cuda0 has 24.0 GB; "
         "a smaller --width or --height fits"
     )
 

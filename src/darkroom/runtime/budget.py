@@ -5,7 +5,7 @@ from __future__ import annotations
 from darkroom.api.errors import RequestError
 
 DECODER_WIDTHS = 2.5
-"""Copies of the decoder's widest full-size layer that live together: input, normalised input, halved output."""
+"""Copies of the decoder's widest full-size layer that live together: input, normalised, half an output."""
 
 UNET_WIDTHS = 20
 """The same for the UNet's first level: its feed-forward takes 16 widths, skips and residuals the others."""
