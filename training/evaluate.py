@@ -37,12 +37,12 @@ SHEET = (
     "a white moon on a black background",
     "a large cyan ring on a brown background",
     "a small brown hexagon on a yellow background",
-    "a purple diamond in the top left corner on a green background",
+    "a purple diamond on the left on a green background",
     "a white cross at the bottom on a red background",
     "a red circle and a blue square on a white background",
     "a yellow moon above a black star on a cyan background",
 )
-TILE, COLUMNS, LINE = 208, 4, 14
+TILE, COLUMNS, LINE = 180, 4, 14
 
 
 class Score(NamedTuple):
@@ -101,7 +101,7 @@ def contact_sheet(engine: Engine, path: Path, template: GenerationRequest) -> No
         x, y = 8 + i % COLUMNS * (TILE + 8), 8 + i // COLUMNS * height
         sheet.paste(image.resize((TILE, TILE), Image.Resampling.LANCZOS), (x, y))
         pen.multiline_text((x, y + TILE + 2), _two_lines(caption), fill="black", spacing=2, font_size=11)
-    sheet.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    sheet.save(path, optimize=True)
 
 
 def _two_lines(caption: str) -> str:
