@@ -1,14 +1,15 @@
 """GroupNorm with optional SiLU and per-channel shift over channels_last pictures.
 
-A tensor in channels_last is a matrix (b, h*w, c) whose rows are pixels. A program takes some rows of some
-whole groups, a tile (rows, groups, lanes) with the lanes padded to a power of two. Where one group fits a
-program's registers one launch reads it once; else there are two: mean and squared deviation of each chunk of
-rows, then the normalisation, which joins them itself by the parallel variance formula (Chan, Golub, LeVeque
-1979), in float32 and in a fixed order: the same input gives the same bits.
+A picture in channels_last is a matrix (b, h*w, c) whose rows are pixels. Where one group of one picture fits
+a program's registers, one launch reads it once. Else there are three: the mean and the squared deviation of
+each channel over chunks of rows; from those the scale and offset of each channel, joined by the parallel
+variance formula (Chan, Golub, LeVeque 1979); and the normalisation. All is summed in float32 and in a fixed
+order: the same input gives the same bits.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -17,24 +18,14 @@ import triton.language as tl
 from torch import Tensor
 
 MAX_GROUP_WIDTH = 256
-MAX_CHUNKS = 128
 ONE_LAUNCH_NUMBERS = 32768
 TILE_NUMBERS = 4096
-TILE_LANES = 128
-WANTED_PROGRAMS = 512
-WARPS = 8
-MAX_REGISTERS: int | None = None
+MAX_COLUMNS = 128
+MAX_CHUNKS = 512
+SCALES_NUMBERS = 8192
 
-# Options are numbers, not constants: each combination would be compiled anew.
-_OPTIONS = ["shift_stride", "has_shift", "has_bias", "silu", "rows", "chunks"]
-
-
-@triton.jit
-def _columns(block, groups, WIDTH: tl.constexpr, PACK: tl.constexpr, LANES: tl.constexpr):
-    """Channels (PACK, LANES) of the block's groups, and which of them there are."""
-    group = block * PACK + tl.arange(0, PACK)[:, None]
-    lane = tl.arange(0, LANES)[None, :]
-    return group * WIDTH + lane, (group < groups) & (lane < WIDTH)
+# Of these numbers Triton would compile a kernel for each kind: one, multiples of 16, the rest.
+_COUNTS = ["shift_stride", "has_shift", "has_bias", "silu", "rows", "chunk_rows", "chunks"]
 
 
 @triton.jit
@@ -46,143 +37,136 @@ def _moved(shift, shift_stride, has_shift, channel_bias, has_bias, sample, cols,
 
 
 @triton.jit
-def _load(x, first, last, cols, col_ok, extra, channels, ROWS: tl.constexpr):
-    """Rows from `first` on, before `last`, in float32: the tile, its places and which of them are there."""
-    rows = first + tl.arange(0, ROWS)
-    place = rows.to(tl.int64)[:, None, None] * channels + cols[None, :, :]
-    mask = (rows < last)[:, None, None] & col_ok[None, :, :]
-    tile = tl.load(x + place, mask=mask, other=0.0).to(tl.float32) + extra[None, :, :]
-    return tl.where(mask, tile, 0.0), place, mask
+def _sum(tile):
+    """Of all numbers in a tile (rows, columns)."""
+    return tl.sum(tl.sum(tile, axis=0), axis=0)
 
 
 @triton.jit
-def _group_sum(tile):
-    return tl.sum(tl.sum(tile, axis=0), axis=1)
-
-
-@triton.jit
-def _store(y, tile, place, mask, scale, offset, silu):
-    out = tile * scale[None, :, :] + offset[None, :, :]
+def _activated(x, silu):
     if silu != 0:
-        out = out / (1.0 + tl.exp(-out))
-    tl.store(y + place, out.to(y.dtype.element_ty), mask=mask)
+        x = x / (1.0 + tl.exp(-x))
+    return x
 
 
-@triton.jit
-def _scale_offset(weight, bias, mean, variance, eps, cols, col_ok):
-    """Per channel, such that x * scale + offset is the normalised x."""
-    scale = tl.load(weight + cols, mask=col_ok, other=0.0).to(tl.float32) * tl.rsqrt(variance + eps)[:, None]
-    return scale, tl.load(bias + cols, mask=col_ok, other=0.0).to(tl.float32) - mean[:, None] * scale
-
-
-@triton.jit(do_not_specialize=_OPTIONS)
+@triton.jit(do_not_specialize=_COUNTS)
 def _one_launch_kernel(
-    x, y, weight, bias, shift, shift_stride, has_shift, channel_bias, has_bias, eps, silu, rows, groups,
+    x, y, weight, bias, shift, shift_stride, has_shift, channel_bias, has_bias, eps, silu, rows, channels,
     WIDTH: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     sample = tl.program_id(1)
-    cols, col_ok = _columns(tl.program_id(0), groups, WIDTH, 1, LANES)
+    lane = tl.arange(0, LANES)
+    cols = tl.program_id(0) * WIDTH + lane
+    col_ok = lane < WIDTH
+    row = tl.arange(0, ROWS)
+    mask = (row < rows)[:, None] & col_ok[None, :]
+    place = sample.to(tl.int64) * rows * channels + row[:, None] * channels + cols[None, :]
     extra = _moved(shift, shift_stride, has_shift, channel_bias, has_bias, sample, cols, col_ok)
-    start = sample.to(tl.int64) * rows * groups * WIDTH
-    tile, place, mask = _load(x + start, 0, rows, cols, col_ok, extra, groups * WIDTH, ROWS)
+    tile = tl.load(x + place, mask=mask, other=0.0).to(tl.float32) + extra[None, :]
     count = (rows * WIDTH).to(tl.float32)
-    mean = _group_sum(tile) / count
-    delta = tl.where(mask, tile - mean[None, :, None], 0.0)
-    variance = _group_sum(delta * delta) / count
-    scale, offset = _scale_offset(weight, bias, mean, variance, eps, cols, col_ok)
-    _store(y + start, tile, place, mask, scale, offset, silu)
+    mean = _sum(tl.where(mask, tile, 0.0)) / count
+    delta = tl.where(mask, tile - mean, 0.0)
+    rstd = tl.rsqrt(_sum(delta * delta) / count + eps)
+    scale = tl.load(weight + cols, mask=col_ok, other=0.0).to(tl.float32) * rstd
+    offset = tl.load(bias + cols, mask=col_ok, other=0.0).to(tl.float32)
+    out = _activated(delta * scale[None, :] + offset[None, :], silu)
+    tl.store(y + place, out.to(y.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=_OPTIONS)
+@triton.jit(do_not_specialize=_COUNTS)
 def _statistics_kernel(
-    x, partial, shift, shift_stride, has_shift, channel_bias, has_bias, rows, groups, chunk_rows, chunks,
-    WIDTH: tl.constexpr, ROWS: tl.constexpr, PACK: tl.constexpr, LANES: tl.constexpr,
+    x, partial, rows, channels, chunk_rows, chunks,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, HAS_MORE: tl.constexpr,
 ):  # fmt: skip
+    """partial (b, chunks, 2, c): the mean and the sum of squared deviations of each channel in each chunk."""
     chunk = tl.program_id(0)
     sample = tl.program_id(2)
-    cols, col_ok = _columns(tl.program_id(1), groups, WIDTH, PACK, LANES)
-    extra = _moved(shift, shift_stride, has_shift, channel_bias, has_bias, sample, cols, col_ok)
-    channels = groups * WIDTH
+    cols = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    lane = tl.arange(0, ROWS)
     x += sample.to(tl.int64) * rows * channels
     first = chunk * chunk_rows
     last = tl.minimum(first + chunk_rows, rows)
-    tile, _place, mask = _load(x, first, last, cols, col_ok, extra, channels, ROWS)
-    centre = _group_sum(tile) / (tl.minimum(last - first, ROWS) * WIDTH).to(tl.float32)
-    total = tl.where(mask, tile - centre[None, :, None], 0.0)
+    # Sums are of distances from the first pixel, so that a mean far from zero costs no digits.
+    centre = tl.load(x + first.to(tl.int64) * channels + cols).to(tl.float32)
+    row = first + lane
+    mask = (row < last)[:, None] & (cols >= 0)[None, :]
+    tile = tl.load(x + row.to(tl.int64)[:, None] * channels + cols[None, :], mask=mask, other=0.0)
+    total = tl.where(mask, tile.to(tl.float32) - centre[None, :], 0.0)
     square = total * total
-    for row in range(first + ROWS, last, ROWS):
-        more, _at, inside = _load(x, row, last, cols, col_ok, extra, channels, ROWS)
-        delta = tl.where(inside, more - centre[None, :, None], 0.0)
-        total += delta
-        square += delta * delta
-    count = ((last - first) * WIDTH).to(tl.float32)
-    off = _group_sum(total) / count
-    group = tl.program_id(1) * PACK + tl.arange(0, PACK)
-    part = partial + (sample * chunks + chunk) * 2 * groups + group
-    tl.store(part, centre + off, mask=group < groups)
-    tl.store(part + groups, _group_sum(square) - count * off * off, mask=group < groups)
+    if HAS_MORE:
+        for start in range(first + ROWS, last, ROWS):
+            row = start + lane
+            mask = (row < last)[:, None] & (cols >= 0)[None, :]
+            tile = tl.load(x + row.to(tl.int64)[:, None] * channels + cols[None, :], mask=mask, other=0.0)
+            delta = tl.where(mask, tile.to(tl.float32) - centre[None, :], 0.0)
+            total += delta
+            square += delta * delta
+    distance = tl.sum(total, axis=0)
+    off = distance / (last - first).to(tl.float32)
+    part = partial + (sample * chunks + chunk) * 2 * channels + cols
+    tl.store(part, centre + off)
+    tl.store(part + channels, tl.sum(square, axis=0) - distance * off)
 
 
-@triton.jit(do_not_specialize=_OPTIONS)
-def _normalise_kernel(
-    x, y, partial, weight, bias, shift, shift_stride, has_shift, channel_bias, has_bias, eps, silu, rows,
-    groups, chunk_rows, chunks, program_rows,
-    WIDTH: tl.constexpr, ROWS: tl.constexpr, PACK: tl.constexpr, LANES: tl.constexpr, CHUNKS: tl.constexpr,
+@triton.jit(do_not_specialize=_COUNTS)
+def _scales_kernel(
+    partial, scales, weight, bias, shift, shift_stride, has_shift, channel_bias, has_bias, eps, rows,
+    channels, chunk_rows, chunks,
+    WIDTH: tl.constexpr, LANES: tl.constexpr, CHUNKS: tl.constexpr,
 ):  # fmt: skip
-    sample = tl.program_id(2)
-    cols, col_ok = _columns(tl.program_id(1), groups, WIDTH, PACK, LANES)
+    """scales (b, 2, c): scale and offset, such that x * scale + offset is the normalised x + extra."""
+    sample = tl.program_id(1)
+    lane = tl.arange(0, LANES)
+    cols = tl.program_id(0) * WIDTH + lane
+    col_ok = lane < WIDTH
+    chunk = tl.arange(0, CHUNKS)
+    mask = (chunk < chunks)[:, None] & col_ok[None, :]
+    part = partial + (sample * chunks + chunk[:, None]) * 2 * channels + cols[None, :]
     extra = _moved(shift, shift_stride, has_shift, channel_bias, has_bias, sample, cols, col_ok)
-    channels = groups * WIDTH
-    x += sample.to(tl.int64) * rows * channels
-    y += sample.to(tl.int64) * rows * channels
-    first = tl.program_id(0) * program_rows
-    last = tl.minimum(first + program_rows, rows)
-    tile, place, mask = _load(x, first, last, cols, col_ok, extra, channels, ROWS)
-
-    group = tl.program_id(1) * PACK + tl.arange(0, PACK)[None, :]
-    chunk = tl.arange(0, CHUNKS)[:, None]
-    keep = (chunk < chunks) & (group < groups)
-    part = partial + (sample * chunks + chunk) * 2 * groups + group
-    means = tl.load(part, mask=keep, other=0.0)
-    m2s = tl.load(part + groups, mask=keep, other=0.0)
-    counts = tl.minimum(tl.maximum(rows - chunk * chunk_rows, 0), chunk_rows).to(tl.float32)
-    mean = tl.sum(means * counts, axis=0) / rows
-    off = means - mean[None, :]
-    m2 = tl.sum(tl.where(keep, m2s + counts * WIDTH * off * off, 0.0), axis=0)
-    scale, offset = _scale_offset(weight, bias, mean, m2 / (rows.to(tl.float32) * WIDTH), eps, cols, col_ok)
-    _store(y, tile, place, mask, scale, offset, silu)
-    for row in range(first + ROWS, last, ROWS):
-        more, at, inside = _load(x, row, last, cols, col_ok, extra, channels, ROWS)
-        _store(y, more, at, inside, scale, offset, silu)
+    means = tl.load(part, mask=mask, other=0.0) + extra[None, :]
+    squares = tl.load(part + channels, mask=mask, other=0.0)
+    counts = tl.minimum(rows - chunk * chunk_rows, chunk_rows).to(tl.float32)[:, None]
+    count = (rows * WIDTH).to(tl.float32)
+    mean = _sum(tl.where(mask, means * counts, 0.0)) / count
+    off = means - mean
+    variance = _sum(tl.where(mask, squares + counts * off * off, 0.0)) / count
+    scale = tl.load(weight + cols, mask=col_ok, other=0.0).to(tl.float32) * tl.rsqrt(variance + eps)
+    offset = tl.load(bias + cols, mask=col_ok, other=0.0).to(tl.float32) + (extra - mean) * scale
+    place = scales + sample * 2 * channels + cols
+    tl.store(place, scale, mask=col_ok)
+    tl.store(place + channels, offset, mask=col_ok)
 
 
-class Plan(NamedTuple):
-    """How a picture is cut into tiles of `rows` pixels and `pack` groups of `lanes` padded channels."""
+@triton.jit(do_not_specialize=_COUNTS)
+def _normalise_kernel(x, y, scales, silu, rows, channels, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    sample = tl.program_id(2)
+    cols = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    mask = (row < rows)[:, None] & (cols >= 0)[None, :]
+    place = sample.to(tl.int64) * rows * channels + row.to(tl.int64)[:, None] * channels + cols[None, :]
+    tile = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
+    scale = tl.load(scales + sample * 2 * channels + cols)
+    offset = tl.load(scales + sample * 2 * channels + channels + cols)
+    out = _activated(tile * scale[None, :] + offset[None, :], silu)
+    tl.store(y + place, out.to(y.dtype.element_ty), mask=mask)
+
+
+class Cut(NamedTuple):
+    """How a picture is cut: into tiles of `rows` pixels by `columns` channels, and chunks of whole tiles."""
 
     rows: int
-    pack: int
-    lanes: int
+    columns: int
     chunk_rows: int
-    program_rows: int
+    chunks: int
 
 
-def plan(batch: int, rows: int, group_width: int, groups: int) -> Plan:
-    """Cuts that keep every multiprocessor busy, pixels read in the longest runs that allows."""
-    lanes = triton.next_power_of_2(group_width)
-    least_chunk = triton.next_power_of_2(triton.cdiv(rows, MAX_CHUNKS))
-    pack = min(triton.next_power_of_2(groups), max(1, TILE_LANES // lanes))
-
-    def programs(chunk_rows: int) -> int:
-        return int(triton.cdiv(rows, chunk_rows) * triton.cdiv(groups, pack) * batch)
-
-    while pack > 1 and pack * lanes > 32 and programs(least_chunk) < WANTED_PROGRAMS:
-        pack //= 2
-    tile_rows = max(1, TILE_NUMBERS // (pack * lanes))
-    while tile_rows > max(16, least_chunk) and programs(tile_rows) < WANTED_PROGRAMS:
-        tile_rows //= 2
-    most_programs = max(1, 4096 // (triton.cdiv(groups, pack) * batch))
-    program_rows = max(tile_rows, triton.next_power_of_2(triton.cdiv(rows, most_programs)))
-    return Plan(tile_rows, pack, lanes, max(least_chunk, tile_rows), program_rows)
+def cut(rows: int, channels: int, lanes: int) -> Cut:
+    """Tiles whose columns divide the channels; no more chunks than one program can join."""
+    columns = math.gcd(channels, MAX_COLUMNS)
+    tile_rows = max(1, TILE_NUMBERS // columns)
+    tiles = triton.cdiv(rows, tile_rows)
+    chunk_rows = tile_rows * triton.cdiv(tiles, min(MAX_CHUNKS, SCALES_NUMBERS // lanes))
+    return Cut(tile_rows, columns, chunk_rows, triton.cdiv(rows, chunk_rows))
 
 
 def supports(x: Tensor, groups: int) -> bool:
@@ -223,22 +207,24 @@ def group_norm(
     lanes, padded_rows = triton.next_power_of_2(width), triton.next_power_of_2(rows)
     if (numbers := lanes * padded_rows) <= ONE_LAUNCH_NUMBERS:
         _one_launch_kernel[(groups, batch)](
-            x, y, weight, bias, *moves, eps, int(silu), rows, groups, WIDTH=width, ROWS=padded_rows,
-            LANES=lanes, num_warps=min(16, max(4, numbers // 512)),
+            x, y, weight, bias, *moves, eps, int(silu), rows, channels,
+            WIDTH=width, ROWS=padded_rows, LANES=lanes, num_warps=min(16, max(4, numbers // 512)),
         )  # fmt: skip
         return y
-    cut = plan(batch, rows, width, groups)
-    chunks = triton.cdiv(rows, cut.chunk_rows)
-    blocks = triton.cdiv(groups, cut.pack)
-    tile: dict[str, int | None] = {"WIDTH": width, "ROWS": cut.rows, "PACK": cut.pack, "LANES": cut.lanes}
-    tile["num_warps"] = min(WARPS, max(4, cut.rows * cut.pack * cut.lanes // 512))
-    tile["maxnreg"] = MAX_REGISTERS
-    partial = torch.empty(batch * chunks * 2 * groups, dtype=torch.float32, device=x.device)
+    tile_rows, tile_columns, chunk_rows, chunks = cut(rows, channels, lanes)
+    blocks = channels // tile_columns
+    partial = torch.empty(batch, chunks, 2, channels, dtype=torch.float32, device=x.device)
+    scales = torch.empty(batch, 2, channels, dtype=torch.float32, device=x.device)
     _statistics_kernel[(chunks, blocks, batch)](
-        x, partial, *moves, rows, groups, cut.chunk_rows, chunks, **tile
-    )
-    _normalise_kernel[(triton.cdiv(rows, cut.program_rows), blocks, batch)](
-        x, y, partial, weight, bias, *moves, eps, int(silu), rows, groups, cut.chunk_rows, chunks,
-        cut.program_rows, **tile, CHUNKS=64 if chunks <= 64 else MAX_CHUNKS,
+        x, partial, rows, channels, chunk_rows, chunks,
+        ROWS=tile_rows, COLUMNS=tile_columns, HAS_MORE=chunk_rows > tile_rows, num_warps=4,
     )  # fmt: skip
+    padded_chunks = triton.next_power_of_2(chunks)
+    _scales_kernel[(groups, batch)](
+        partial, scales, weight, bias, *moves, eps, rows, channels, chunk_rows, chunks,
+        WIDTH=width, LANES=lanes, CHUNKS=padded_chunks, num_warps=8 if lanes * padded_chunks > 2048 else 4,
+    )  # fmt: skip
+    _normalise_kernel[(triton.cdiv(rows, tile_rows), blocks, batch)](
+        x, y, scales, int(silu), rows, channels, ROWS=tile_rows, COLUMNS=tile_columns, num_warps=4
+    )
     return y
