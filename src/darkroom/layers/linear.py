@@ -7,9 +7,6 @@ from torch import Tensor, nn
 
 from darkroom.layers import kernels, onednn
 
-FUSED_RESIDUAL = False
-FUSED_GEGLU = False
-
 
 class Linear(nn.Linear):
     """x W^T + b (+ residual).
@@ -31,11 +28,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | No
     if residual is None:
         return F.linear(x, weight, bias)
     if kernels.usable(x) and residual.is_contiguous():
-        from darkroom.layers.kernels import linear as fused
         from darkroom.layers.kernels import pointwise
 
-        if FUSED_RESIDUAL and fused.supports(x, weight):
-            return fused.linear(x, weight, bias, residual)
         return pointwise.add_(F.linear(x, weight), bias, residual)
     return F.linear(x, weight, bias) + residual
 
@@ -52,11 +46,8 @@ class GEGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         if kernels.usable(x) and type(self.proj) is Linear:
-            from darkroom.layers.kernels import linear as fused
             from darkroom.layers.kernels import pointwise
 
-            if FUSED_GEGLU and fused.supports(x, self.proj.weight):
-                return fused.linear(x, self.proj.weight, self.proj.bias, geglu=True)
             return pointwise.geglu(F.linear(x, self.proj.weight), self.proj.bias)
         if onednn.usable(x) and type(self.proj) is Linear:
             return onednn.geglu(x, self.proj.weight, self.proj.bias)
