@@ -64,7 +64,7 @@ def test_replays_equal_calls(cuda: torch.device) -> None:
         for rows in (2, 5):
             x, shift = torch.randn(rows, 8, device=cuda), torch.randn(8, device=cuda)
             assert torch.equal(fast(x, shift), net(x, shift))
-    assert net.calls == 2 * (2 + 4)  # per shape: once as it is, once recorded, and four references
+    assert net.calls == 2 * (3 + 4)  # per shape: as it is, watched, recorded, and four references
 
 
 @pytest.mark.gpu
@@ -97,6 +97,10 @@ class Waiting(Net):
 @pytest.mark.gpu
 def test_a_network_that_waits_is_called_as_it_is(cuda: torch.device) -> None:
     fast = GraphedModule(Waiting().to(cuda))
+    stream = torch.cuda.current_stream()
     for _ in range(4):
         x, shift = torch.randn(2, 8, device=cuda), torch.randn(8, device=cuda)
         torch.testing.assert_close(fast(x, shift), x * shift.sum())
+    assert not fast._recordings
+    assert torch.cuda.current_stream() == stream
+    assert torch.cuda.get_sync_debug_mode() == 0

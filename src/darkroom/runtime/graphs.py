@@ -2,14 +2,16 @@
 
 At 512x512 a UNet step is a few milliseconds of work in several hundred kernels; starting them one by one from
 Python takes longer than running them. The first call with some shapes runs as it is (kernels are compiled,
-cuDNN chooses its algorithms), the second is recorded, later ones are replays.
+cuDNN chooses its algorithms), the second runs under watch and is recorded, later ones are replays.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+import warnings
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -50,7 +52,8 @@ class Recording:
 class GraphedModule(nn.Module):
     """Calls of `net` with CUDA tensors alone, replayed by shape; all else, and other methods, go to `net`.
 
-    `net` must compute its output from its inputs and weights alone, without waiting for the device.
+    `net` must compute its output from its inputs and weights alone. If it waits for the device on its way, it
+    is never recorded.
 
     limit: shapes remembered; the one unused for longest is let go of. One thread at a time.
     """
@@ -87,36 +90,57 @@ class GraphedModule(nn.Module):
         if recording is not None:
             self._recordings.move_to_end(key)
             return recording.replay(inputs)
-        if key in self._seen and self._is_recordable:
-            try:
-                return self._record(key, inputs).replay(inputs)
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError as error:  # it waits for the device, say
-                self._is_recordable = False
-                logger.info("%s: no CUDA graph: %s", type(self.net).__name__, error)
-        output = self.net(*inputs)
-        if isinstance(output, Tensor):
-            self._seen.add(key)
+        if key not in self._seen or not self._is_recordable:
+            output = self.net(*inputs)
+            if isinstance(output, Tensor):
+                self._seen.add(key)
+            return output
+        # A wait while a graph is recorded would leave the stream and the allocator in pieces.
+        output, waits = _watched(lambda: self.net(*inputs))
+        if waits:
+            self._give_up("it waits for the device")
+            return output
+        stream = torch.cuda.current_stream()
+        try:
+            self._record(key, inputs)
+        except RuntimeError as error:  # the memory does not suffice for a second copy of its activations, say
+            torch.cuda.set_stream(stream)
+            self._give_up(str(error))
         return output
 
-    def _record(self, key: Key, inputs: tuple[Tensor, ...]) -> Recording:
+    def _give_up(self, reason: str) -> None:
+        self._is_recordable = False
+        logger.info("%s: no CUDA graph: %s", type(self.net).__name__, reason)
+
+    def _record(self, key: Key, inputs: tuple[Tensor, ...]) -> None:
         start = time.perf_counter()
         while len(self._recordings) >= self._limit:
             self._recordings.popitem(last=False)
         # One pool of memory for all: recordings never run at the same time, and outputs are copied.
         others = next(iter(self._recordings.values()), None)
         pool = None if others is None else others.graph.pool()
-        with (
-            torch.inference_mode(False),
-            torch.no_grad(),
-        ):  # so that later calls may write to them in any mode
+        with torch.inference_mode(False), torch.no_grad():  # later calls may write to them in any mode
             static = tuple(tensor.clone() for tensor in inputs)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             output = self.net(*static)
-        recording = self._recordings[key] = Recording(graph, static, output)
+        self._recordings[key] = Recording(graph, static, output)
         logger.debug(
             "%s: recorded as a CUDA graph in %.2f s", type(self.net).__name__, time.perf_counter() - start
         )
-        return recording
+
+
+def _watched(call: Callable[[], object]) -> tuple[object, bool]:
+    """What `call` returns, and whether the processor waited for the device in it.
+
+    Watching by warnings, not errors: the mode is the process's, and another thread may wait meanwhile.
+    """
+    mode = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            result = call()
+        finally:
+            torch.cuda.set_sync_debug_mode(mode)
+    return result, any("synchronizing CUDA operation" in str(warning.message) for warning in caught)
