@@ -226,10 +226,13 @@ class Engine:
             for image, seed in enumerate(plan.seeds, 1):
                 noise = NoiseSource([seed], self.config.rng, self.config.sampler_rng)
                 steps = len(schedule.sigmas) - 1
+                wait = component.runtime.marker()
                 with report.phase(Phase.SAMPLE, steps, image) as advance:
                     for step in sample(
                         predict, plan, prediction, schedule.sigmas, start, cond, uncond, noise
                     ):
+                        wait()  # asking runs at most one step ahead of the device, or nobody could cancel
+                        wait = component.runtime.marker()
                         advance(step.index)
                 latents.append(step.x)
         return latents, schedule

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -92,6 +92,10 @@ class Backend(ABC):
 
     def synchronize(self) -> None:  # noqa: B027
         """Waits for all work in flight."""
+
+    def marker(self) -> Callable[[], None]:
+        """Marks the work asked for so far; what it returns waits until that is done."""
+        return self.synchronize
 
     def empty_cache(self) -> None:  # noqa: B027
         """Gives unused memory back to the device."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -124,6 +124,13 @@ class CudaBackend(Backend):
     def synchronize(self) -> None:
         """Waits for the card."""
         torch.cuda.synchronize(self.device)
+
+    def marker(self) -> Callable[[], None]:
+        """An event in the card's current stream: later work is not waited for."""
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self.device))
+        wait: Callable[[], None] = event.synchronize
+        return wait
 
     def empty_cache(self) -> None:
         """Gives the allocator's unused blocks back to the driver."""
