@@ -14,6 +14,7 @@ SHAPES = pytest.mark.parametrize(
     ("batch", "channels", "height", "width"),
     [
         (2, 320, 4, 4),
+        (2, 32, 7, 6),
         (2, 64, 6, 10),
         (1, 128, 8, 8),
         (2, 128, 16, 16),
