@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.layers.linear import Linear
+from darkroom.runtime import graphs
 from darkroom.runtime.graphs import GraphedModule, accelerate
 
 
@@ -43,7 +44,7 @@ def cuda(inference: None) -> torch.device:
 
 
 @pytest.mark.usefixtures("inference")
-def test_other_devices_and_other_methods_go_to_the_network() -> None:
+def test_other_devices_go_to_the_network() -> None:
     net = Net()
     fast = accelerate(net)
     x = torch.randn(2, 8)
@@ -54,6 +55,25 @@ def test_other_devices_and_other_methods_go_to_the_network() -> None:
     assert fast.scale == 3.0
     with pytest.raises(AttributeError, match="encode"):
         _ = fast.encode
+
+
+@pytest.mark.gpu
+def test_decoding_is_replayed_apart_from_calls(cuda: torch.device) -> None:
+    fast = GraphedModule(Net().to(cuda))
+    for _ in range(4):
+        x = torch.randn(2, 8, device=cuda)
+        assert torch.equal(fast.decode(x), x + 1)  # type: ignore[arg-type]
+    assert [method for method, _ in fast._recordings] == ["decode"]
+
+
+@pytest.mark.gpu
+def test_a_large_recording_is_not_kept(cuda: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "MEMORY_SHARE", 0.0)
+    fast = GraphedModule(Net().to(cuda))
+    for _ in range(4):
+        x = torch.randn(2**16, 8, device=cuda)
+        assert torch.equal(fast.decode(x), x + 1)  # type: ignore[arg-type]
+    assert not fast._recordings
 
 
 @pytest.mark.gpu

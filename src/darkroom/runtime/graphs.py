@@ -21,7 +21,10 @@ from darkroom.layers.joint import join_weights
 
 logger = logging.getLogger(__name__)
 
-Key = tuple[tuple[torch.Size, torch.dtype, tuple[int, ...]], ...]
+Key = tuple[str, tuple[tuple[torch.Size, torch.dtype, tuple[int, ...]], ...]]
+
+MEMORY_SHARE = 1 / 8
+"""Of the memory that is free, what a recording may keep for its activations."""
 
 
 def accelerate(net: nn.Module) -> nn.Module:
@@ -50,10 +53,10 @@ class Recording:
 
 
 class GraphedModule(nn.Module):
-    """Calls of `net` with CUDA tensors alone, replayed by shape; all else, and other methods, go to `net`.
+    """Calls and `decode`s of `net` with CUDA tensors alone, replayed by shape; all else goes to `net`.
 
     `net` must compute its output from its inputs and weights alone. If it waits for the device on its way, it
-    is never recorded.
+    is never recorded; nor is a shape whose activations are large beside the free memory.
 
     limit: shapes remembered; the one unused for longest is let go of. One thread at a time.
     """
@@ -63,6 +66,7 @@ class GraphedModule(nn.Module):
         self.net = net
         self._limit = limit
         self._seen: set[Key] = set()
+        self._too_large: set[Key] = set()
         self._is_recordable = True
         self._recordings: OrderedDict[Key, Recording] = OrderedDict()
 
@@ -73,36 +77,45 @@ class GraphedModule(nn.Module):
             return getattr(super().__getattr__("net"), name)
 
     def forward(self, *args: object, **kwargs: object) -> object:  # noqa: D102
-        inputs = tuple(arg for arg in args if isinstance(arg, Tensor) and arg.is_cuda)
-        if kwargs or not inputs or len(inputs) < len(args) or torch.is_grad_enabled():
-            return self.net(*args, **kwargs)
-        with torch.cuda.device(inputs[0].device):
-            return self._call(inputs)
+        return self._replayed("__call__", args, kwargs)
+
+    def decode(self, *args: object, **kwargs: object) -> object:
+        """As `forward`, for autoencoders."""
+        return self._replayed("decode", args, kwargs)
 
     def forget(self) -> None:
         """Drops every recording and its memory; calls after this are recorded anew."""
         self._recordings.clear()
         self._seen.clear()
+        self._too_large.clear()
 
-    def _call(self, inputs: tuple[Tensor, ...]) -> object:
-        key = tuple((tensor.shape, tensor.dtype, tensor.stride()) for tensor in inputs)
+    def _replayed(self, method: str, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        function: Callable[..., object] = getattr(self.net, method)
+        inputs = tuple(arg for arg in args if isinstance(arg, Tensor) and arg.is_cuda)
+        if kwargs or not inputs or len(inputs) < len(args) or torch.is_grad_enabled():
+            return function(*args, **kwargs)
+        with torch.cuda.device(inputs[0].device):
+            key = (method, tuple((tensor.shape, tensor.dtype, tensor.stride()) for tensor in inputs))
+            return self._call(function, key, inputs)
+
+    def _call(self, function: Callable[..., object], key: Key, inputs: tuple[Tensor, ...]) -> object:
         recording = self._recordings.get(key)
         if recording is not None:
             self._recordings.move_to_end(key)
             return recording.replay(inputs)
-        if key not in self._seen or not self._is_recordable:
-            output = self.net(*inputs)
+        if key not in self._seen or key in self._too_large or not self._is_recordable:
+            output = function(*inputs)
             if isinstance(output, Tensor):
                 self._seen.add(key)
             return output
         # A wait while a graph is recorded would leave the stream and the allocator in pieces.
-        output, waits = _watched(lambda: self.net(*inputs))
+        output, waits = _watched(lambda: function(*inputs))
         if waits:
             self._give_up("it waits for the device")
             return output
         stream = torch.cuda.current_stream()
         try:
-            self._record(key, inputs)
+            self._record(function, key, inputs)
         except RuntimeError as error:  # the memory does not suffice for a second copy of its activations, say
             torch.cuda.set_stream(stream)
             self._give_up(str(error))
@@ -112,8 +125,9 @@ class GraphedModule(nn.Module):
         self._is_recordable = False
         logger.info("%s: no CUDA graph: %s", type(self.net).__name__, reason)
 
-    def _record(self, key: Key, inputs: tuple[Tensor, ...]) -> None:
+    def _record(self, function: Callable[..., object], key: Key, inputs: tuple[Tensor, ...]) -> None:
         start = time.perf_counter()
+        free, reserved = torch.cuda.mem_get_info()[0], torch.cuda.memory_reserved()
         while len(self._recordings) >= self._limit:
             self._recordings.popitem(last=False)
         # One pool of memory for all: recordings never run at the same time, and outputs are copied.
@@ -123,11 +137,15 @@ class GraphedModule(nn.Module):
             static = tuple(tensor.clone() for tensor in inputs)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            output = self.net(*static)
+            output = function(*static)
+        assert isinstance(output, Tensor), "only calls that gave a tensor are recorded"
+        name, kept = type(self.net).__name__, torch.cuda.memory_reserved() - reserved
+        if kept > free * MEMORY_SHARE:
+            self._too_large.add(key)
+            logger.info("%s: no CUDA graph for this size: it would keep %.1f GB", name, kept / 1e9)
+            return
         self._recordings[key] = Recording(graph, static, output)
-        logger.debug(
-            "%s: recorded as a CUDA graph in %.2f s", type(self.net).__name__, time.perf_counter() - start
-        )
+        logger.debug("%s: recorded as a CUDA graph in %.2f s", name, time.perf_counter() - start)
 
 
 def _watched(call: Callable[[], object]) -> tuple[object, bool]:
