@@ -4,7 +4,7 @@ The claim: for every combination below the mean absolute difference of the pixel
 
     python benchmarks/parity_sd_cpp.py --sd-cpp path/to/sd-cli [--kind sd1]
 
-stable-diffusion.cpp's sd-cli: the source archive of stable-diffusion-cpp-python 0.4.7 carries its source under
+stable-diffusion.cpp's sd-cli: the source archive of stable-diffusion-cpp-python 0.4.7 carries it under
 vendor/; `cmake -B build -DSD_BUILD_EXAMPLES=ON && cmake --build build` makes build/bin/sd-cli.
 """
 

@@ -27,8 +27,8 @@ def main(argv: list[str] | None = None) -> int:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    # OpenMP reads this when torch is imported. Threads that spin while they wait cost up to ten times the
-    # time when another program wants a core, and gain next to nothing on a quiet machine (docs/performance.md).
+    # OpenMP reads this when torch is imported. Threads that spin while they wait can cost ten times the
+    # time when another program wants a core, and gain next to nothing otherwise (docs/performance.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = _main(sys.argv[1:] if argv is None else argv)
