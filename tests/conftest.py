@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -20,6 +21,10 @@ from darkroom.runtime.graphs import GraphedModule
 from darkroom.runtime.torch_backend import TorchProvider
 
 GIGABYTE = 10**9
+
+# Machines that run tests are shared: how long an example takes says nothing.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 class FakeBackend(Backend):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from darkroom.api.version import __version__
@@ -54,7 +54,6 @@ WORDS = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), max_
 FILE_NAMES = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=30)
 
 
-@settings(deadline=None)
 @given(prompt=WORDS, negative=WORDS, model=FILE_NAMES, args=WORDS)
 def test_what_is_written_is_read_back(prompt: str, negative: str, model: str, args: str) -> None:
     picture = dataclasses.replace(
