@@ -238,3 +238,8 @@ def test_unmasked_latents_are_kept() -> None:
     torch.testing.assert_close(denoised.x0[1, 3], torch.tensor([[1.0, 5.0], [3.0, 1.0]]))
     assert denoised.uncond is not None
     assert (denoised.uncond == 2).all()
+
+
+def test_a_schedule_of_absurd_length_takes_no_memory() -> None:
+    guidance = Guidance.parse(2.0, parse_extra_args("guidance_schedule=3x99999999999999"))
+    assert guidance.scales(3) == (3.0, 3.0, 3.0)

@@ -106,6 +106,8 @@ def test_custom_levels_are_taken_as_they_are() -> None:
         ([3.0, -1.0], "-1.0 is no noise level"),
         ([3.0, 0.0, 0.0], "value 2 is 0"),
         ([3.0, 4.0, 0.0], "4.0 follows 3.0"),
+        ([3.0, 1e-46, 0.0], "value 2 is 0"),
+        ([1e39, 0.0], r"1e\+39 is no noise level"),
     ],
 )
 def test_impossible_custom_levels_are_errors(levels: list[float], message: str) -> None:
@@ -141,3 +143,24 @@ def test_a_share_of_no_noise_still_runs_a_step() -> None:
     sigmas = get_sigmas(Scheduler.DISCRETE, 5, EPS)
     sliced = slice_for_strength(sigmas, 0.0, EPS, parse_extra_args("strength_as_noise_level=on"))
     assert torch.equal(sliced, sigmas[-2:])
+
+
+def test_a_share_too_small_to_be_a_level_is_not_forced() -> None:
+    sigmas = get_sigmas(Scheduler.DISCRETE, 5, EPS)
+    extra = parse_extra_args("strength_as_noise_level=1,force_first_sigma=1")
+    assert slice_for_strength(sigmas, 1e-50, EPS, extra)[0] > 0
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "extra"),
+    [
+        (Scheduler.FLUX, "base_shift=1000"),
+        (Scheduler.FLUX, "base_shift=-200,max_shift=-200"),
+        (Scheduler.LTX2, "max_shift=1e6"),
+        (Scheduler.LOGIT_NORMAL, "logsnr_min=-5000"),
+        (Scheduler.BETA, "alpha=1e-300"),
+    ],
+)
+def test_extra_args_that_leave_no_levels_are_errors(scheduler: Scheduler, extra: str) -> None:
+    with pytest.raises(RequestError, match=f"{scheduler} without usable noise levels"):
+        get_sigmas(scheduler, 4, EPS, tokens=64, extra=parse_extra_args(extra))

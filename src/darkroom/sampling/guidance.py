@@ -25,6 +25,9 @@ class _Dataclass(Protocol):
 
 C = TypeVar("C", bound=_Dataclass)
 
+MAX_STEPS = 10_000
+"""No request has more steps; a guidance_schedule that names more would only take memory."""
+
 PredictBatch = Callable[[Tensor, Tensor, C], Tensor]
 """The network: (x (n, c, h, w), timesteps (n,), conditioning of batch size n) -> output (n, c, h, w)."""
 
@@ -127,7 +130,7 @@ def parse_guidance_schedule(text: str) -> tuple[float, ...]:
             scale, count = segment.split("x")
             if int(count) < 1 or not math.isfinite(float(scale)):
                 raise ValueError
-            scales += [float(scale)] * int(count)
+            scales += [float(scale)] * min(int(count), MAX_STEPS)
     except ValueError:
         logger.warning("ignoring guidance_schedule '%s'; it is written <scale>x<steps>+<scale>x<steps>", text)
         return ()

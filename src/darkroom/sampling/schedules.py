@@ -52,12 +52,21 @@ def get_sigmas(
     tokens: latent pixels, h * w, which flux, flux2, ltx2 and logit_normal shift by.
     variant: sd1, sd2, sdxl or svd; only ays asks.
     `beta` leaves out repeated levels, so it may return fewer than steps + 1.
-    Raises RequestError for steps below 1 and for ays on another model.
+    Raises RequestError for steps below 1, ays on another model and extra args that give no levels.
     """
     if steps < 1:
         raise RequestError(f"--steps: {steps} is too few; at least 1 is needed")
     ask = _Ask(steps, prediction, tokens, variant, extra or ExtraArgs())
-    return torch.tensor([*_SCHEDULES[scheduler](ask), 0.0], dtype=torch.float32)
+    try:
+        levels = torch.tensor([*_SCHEDULES[scheduler](ask), 0.0], dtype=torch.float32)
+    except ArithmeticError:
+        levels = torch.zeros(2)
+    if not (levels.isfinite().all() and levels[:-1].all()):
+        raise RequestError(
+            f"--extra-sample-args: they leave {scheduler} without usable noise levels; "
+            "values nearer to the defaults work"
+        )
+    return levels
 
 
 def default_scheduler(method: SampleMethod, prediction: Prediction, family: Scheduler) -> Scheduler:
@@ -75,15 +84,17 @@ def custom_sigmas(levels: Sequence[float]) -> Tensor:
     """A list of levels given by the user (--sigmas), checked; n levels make n - 1 steps."""
     if len(levels) < 2:
         raise RequestError(f"--sigmas: {len(levels)} value is too few; one step needs two, such as 14.6,0")
-    for level in levels:
-        if not (math.isfinite(level) and level >= 0):
+    exact = torch.tensor(levels, dtype=torch.float64).float()
+    for level, rounded in zip(levels, exact.tolist(), strict=True):
+        if not (math.isfinite(rounded) and level >= 0):
             raise RequestError(f"--sigmas: {level} is no noise level; each must be a number from 0 up")
-    for i, (level, following) in enumerate(itertools.pairwise(levels)):
+    for i, (level, following) in enumerate(itertools.pairwise(exact.tolist())):
         if level == 0:
             raise RequestError(f"--sigmas: value {i + 1} is 0; only the last one may be")
         if following > level:
+            following, level = levels[i + 1], levels[i]
             raise RequestError(f"--sigmas: {following} follows {level}; levels must fall from first to last")
-    return torch.tensor(levels, dtype=torch.float32)
+    return exact
 
 
 def slice_for_strength(sigmas: Tensor, strength: float, prediction: Prediction, extra: ExtraArgs) -> Tensor:
@@ -103,7 +114,7 @@ def slice_for_strength(sigmas: Tensor, strength: float, prediction: Prediction, 
     target = prediction.noise_level_to_sigma(strength)
     start = min(sum(level > target for level in sigmas.tolist()), steps - 1)
     sliced = sigmas[start:].clone()
-    if target > 0 and extra.switch("force_first_sigma", False):
+    if np.float32(target) > 0 and extra.switch("force_first_sigma", False):
         sliced[0] = target
     return sliced
 
