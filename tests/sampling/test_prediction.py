@@ -7,7 +7,7 @@ import torch
 from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 
 from darkroom.api.names import PredictionType
-from darkroom.sampling.prediction import Prediction, ShiftedTimesteps, make_prediction
+from darkroom.sampling.prediction import Prediction, ShiftedTimesteps, make_prediction, scaled_linear_alphas
 
 ALL = list(PredictionType)
 
@@ -134,3 +134,21 @@ def test_shifted_timesteps_denoise_as_at_the_shifted_level() -> None:
     as_if = shifted.scale_input(x, sigma) * math.sqrt(low**2 + 1)
     torch.testing.assert_close(shifted.scale_input(x, sigma), inner.scale_input(x, sigma))
     torch.testing.assert_close(shifted.denoised(output, x, sigma), as_if - low * output)
+
+
+def test_a_table_that_ends_without_signal_gives_finite_levels() -> None:
+    table = scaled_linear_alphas()
+    table[-1] = 0
+    prediction = make_prediction(PredictionType.V, alphas_cumprod=table.tolist())
+    assert prediction.sigma_max == pytest.approx(4518.8, rel=1e-4)  # ComfyUI's for zero terminal SNR
+    assert prediction.t_to_sigma(998) == pytest.approx(make_prediction(PredictionType.V).t_to_sigma(998))
+
+
+@pytest.mark.parametrize("table", ["bf16", "one entry", "nan"])
+def test_a_table_that_is_no_schedule_is_not_used(table: str, caplog: pytest.LogCaptureFixture) -> None:
+    whole = torch.from_numpy(scaled_linear_alphas())
+    alphas = {"bf16": whole.bfloat16(), "one entry": whole[:1], "nan": whole * math.nan}[table].tolist()
+    prediction = make_prediction(PredictionType.EPS, alphas_cumprod=alphas)
+    default = make_prediction(PredictionType.EPS)
+    assert (prediction.sigma_min, prediction.sigma_max) == (default.sigma_min, default.sigma_max)
+    assert "alphas_cumprod" in caplog.text

@@ -8,6 +8,7 @@ external.py and stable-diffusion.cpp's denoiser.
 from __future__ import annotations
 
 import bisect
+import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -17,7 +18,11 @@ from torch import Tensor
 
 from darkroom.api.names import PredictionType
 
+logger = logging.getLogger(__name__)
+
 TRAIN_STEPS = 1000
+
+ZERO_TERMINAL_ALPHA = 4.8973451890853435e-08
 
 
 class Prediction(ABC):
@@ -74,11 +79,11 @@ class Eps(Prediction):
     """The network predicts the noise (Ho et al. 2020, arXiv:2006.11239).
 
     alphas_cumprod: signal variances of the 1000 training steps; None for Stable Diffusion's scaled-linear
-    betas from 0.00085 to 0.012.
+    betas from 0.00085 to 0.012, which also stand in, with a warning, for a table that does not fall.
     """
 
     def __init__(self, alphas_cumprod: Sequence[float] | None = None) -> None:
-        alphas = scaled_linear_alphas() if alphas_cumprod is None else np.asarray(alphas_cumprod, np.float64)
+        alphas = scaled_linear_alphas() if alphas_cumprod is None else _usable_alphas(alphas_cumprod)
         self._log_sigmas: list[float] = (0.5 * np.log((1 - alphas) / alphas)).tolist()
         self.sigma_min = math.exp(self._log_sigmas[0])
         self.sigma_max = math.exp(self._log_sigmas[-1])
@@ -263,6 +268,21 @@ def scaled_linear_alphas(
     """Cumulative products of 1 - beta, the betas being squares of evenly spaced roots (latent diffusion)."""
     betas = np.linspace(math.sqrt(start), math.sqrt(end), steps) ** 2
     return np.asarray(np.cumprod(1 - betas), np.float64)
+
+
+def _usable_alphas(table: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """A checkpoint's table. Its last entry may be 0 (zero terminal SNR): ComfyUI's sigma of 4519 stands then.
+
+    Tables rounded to bf16 have equal entries and some of 1, so their levels are lost.
+    """
+    alphas = np.array(table, np.float64)
+    if alphas.shape == (TRAIN_STEPS,):
+        if alphas[-1] == 0:
+            alphas[-1] = ZERO_TERMINAL_ALPHA
+        if alphas[0] < 1 and alphas[-1] > 0 and (np.diff(alphas) < 0).all():
+            return alphas
+    logger.warning("model: its alphas_cumprod are not 1000 falling values; Stable Diffusion's are used")
+    return scaled_linear_alphas()
 
 
 def flux_time_shift(mu: float, t: float) -> float:
