@@ -170,6 +170,15 @@ def test_weights_that_are_no_numbers_are_an_error(checkpoint: Path, tmp_path: Pa
         drawn(engine)
 
 
+def test_a_picture_of_no_numbers_is_an_error(checkpoint: Path, tmp_path: Path) -> None:
+    tensors = load_file(checkpoint)
+    tensors["first_stage_model.decoder.conv_out.bias"][0] = float("nan")
+    path = tmp_path / "nan.safetensors"
+    save_file(tensors, path)
+    with engine_of(path) as engine, pytest.raises(DarkroomError, match="vae: the picture holds values"):
+        drawn(engine)
+
+
 def test_placement_is_checked_before_any_file_is_opened(tmp_path: Path, devices: Devices) -> None:
     with pytest.raises(PlacementError, match="unknown backend module 'nose'"):
         engine_of(tmp_path / "there-is-no-file", backend="nose=cpu")
@@ -184,6 +193,8 @@ def test_placement_is_checked_before_any_file_is_opened(tmp_path: Path, devices:
 def test_an_absurd_size_is_refused_with_the_memory_it_would_take(engine: Engine) -> None:
     with pytest.raises(RequestError, match=r"size: 1000000x1000000 needs about .*TB of memory"):
         engine.generate(request(width=1_000_000, height=1_000_000))
+    with pytest.raises(RequestError, match=r"size: 1000000x1000000 needs about .*TB of memory"):
+        engine.plan(request(init_image=Image.new("RGB", (8, 8)), width=1_000_000, height=1_000_000))
 
 
 def test_a_closed_engine_says_so(checkpoint: Path) -> None:

@@ -76,6 +76,15 @@ def test_images_are_cut_to_the_size(tmp_path: Path) -> None:
     assert (made.init_image.size, made.mask.size) == ((64, 64), (64, 64))
 
 
+def test_a_size_is_refused_before_an_image_is_brought_to_it() -> None:
+    def refuse(width: int, height: int) -> None:
+        raise RequestError(f"{width}x{height}")
+
+    asked = GenerationRequest(init_image=Image.new("RGB", (2**10, 1)), width=2**40, height=2**40)
+    with pytest.raises(RequestError, match=f"{2**40}x{2**40}"):
+        make_plan(asked, DEFAULTS, refuse)
+
+
 def test_given_levels_count_the_steps() -> None:
     assert plan(sigmas=(14.0, 2.0, 0.0), steps=9).steps == 2
 

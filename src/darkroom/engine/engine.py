@@ -109,15 +109,7 @@ class Engine:
 
         Raises RequestError, also for a size whose memory the devices do not have.
         """
-        plan = make_plan(request, self.model.family.defaults(self.model.architecture))
-        for module, batch in ((Module.DIFFUSION, 2), (Module.VAE, 1)):
-            component = self.components[module]
-            memory = component.runtime.memory()
-            needed = estimate_activation_bytes(
-                plan.width, plan.height, itemsize=component.dtype.itemsize, batch=batch
-            )
-            check_size(plan.width, plan.height, needed, memory.total, component.runtime.name)
-        return plan
+        return make_plan(request, self.model.family.defaults(self.model.architecture), self._check_size)
 
     def generate(
         self,
@@ -154,6 +146,13 @@ class Engine:
         self, type: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _check_size(self, width: int, height: int) -> None:
+        for module, batch in ((Module.DIFFUSION, 2), (Module.VAE, 1)):
+            component = self.components[module]
+            memory = component.runtime.memory()
+            needed = estimate_activation_bytes(width, height, itemsize=component.dtype.itemsize, batch=batch)
+            check_size(width, height, needed, memory.total, component.runtime.name)
 
     def _component(self, module: Module) -> Component:
         spec = self.model.family.modules(self.model.architecture)[module]

@@ -146,8 +146,16 @@ def sample(
 
 
 def decode(vae: nn.Module, latent: Tensor, form: LatentFormat) -> Image:
-    """The picture of a latent (1, c, h, w)."""
+    """The picture of a latent (1, c, h, w).
+
+    Raises DarkroomError when the network's output is no number, which would be a black picture.
+    """
     weight = next(vae.parameters())
     z = latent.to(weight.device) / form.scale + form.shift
     pixels = vae.decode(z.to(weight.dtype))  # type: ignore[operator]
+    if not torch.isfinite(pixels).all():
+        raise DarkroomError(
+            "vae: the picture holds values that are no numbers; the weights may be damaged, "
+            "or --compute-type f32 would be exact enough"
+        )
     return tensor_to_images(pixels)[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from PIL.Image import Image
@@ -49,8 +50,12 @@ class Plan:
     mask: Image | None
 
 
-def make_plan(request: GenerationRequest, defaults: SampleDefaults) -> Plan:
+def make_plan(
+    request: GenerationRequest, defaults: SampleDefaults, check_size: Callable[[int, int], None] | None = None
+) -> Plan:
     """Fills in the family's defaults and opens the images.
+
+    check_size: raises for a width and height that cannot be, before an image is brought to them.
 
     Raises RequestError for a mask without an image, unreadable images and noise levels that are none.
     """
@@ -61,6 +66,8 @@ def make_plan(request: GenerationRequest, defaults: SampleDefaults) -> Plan:
     init_image = None if request.init_image is None else load_image(request.init_image, "--init-img")
     mask = None if request.mask_image is None else load_mask(request.mask_image, "--mask")
     width, height = _size(request, defaults, init_image)
+    if check_size is not None:
+        check_size(width, height)
     method = request.sampling_method or defaults.method
     seed = secrets.randbits(31) if request.seed < 0 else request.seed
     return Plan(
