@@ -31,9 +31,16 @@ def test_ranges_hold_for_every_caller() -> None:
         {"steps": 0},
         {"width": -1},
         {"strength": 2},
+        {"cfg_scale": float("inf")},
+        {"eta": float("inf")},
         {"seed": 2**63},
         {"batch_count": 0},
         {"no": 1},
     ):
         with pytest.raises(ValidationError):
             GenerationRequest(**wrong)
+
+
+def test_more_threads_than_openmp_survives_are_refused() -> None:
+    with pytest.raises(ValidationError):
+        EngineConfig(threads=100_000)

@@ -52,7 +52,12 @@ class EngineConfig(BaseModel):
         False, "read all weights at start instead of when a module first runs", "--eager-load"
     )
     threads: int = opt(
-        -1, "CPU threads (default: -1, the number of physical cores)", "-t", "--threads", metavar="N"
+        -1,
+        "CPU threads (default: -1, the number of physical cores)",
+        "-t",
+        "--threads",
+        metavar="N",
+        le=1024,  # with far more, OpenMP crashes the process
     )
     compute_type: ComputeType = opt(
         ComputeType.AUTO,

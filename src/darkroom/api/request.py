@@ -61,9 +61,15 @@ class GenerationRequest(BaseModel):
         "--cfg-scale",
         metavar="SCALE",
         ge=0,
+        allow_inf_nan=False,
     )
     eta: float | None = opt(
-        None, "noise multiplier of ancestral samplers (default: the sampler's)", "--eta", metavar="ETA", ge=0
+        None,
+        "noise multiplier of ancestral samplers (default: the sampler's)",
+        "--eta",
+        metavar="ETA",
+        ge=0,
+        allow_inf_nan=False,
     )
     sampling_method: SampleMethod | None = opt(
         None,

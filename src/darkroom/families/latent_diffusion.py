@@ -35,7 +35,7 @@ LANDMARKS = (
     f"{TE}text_model.final_layer_norm.weight",
 )
 
-_MODELSPEC_SIZE = re.compile(r"(\d+)x(\d+)")
+_MODELSPEC_SIZE = re.compile(r"([1-9]\d*)x([1-9]\d*)")
 
 
 @dataclass(frozen=True)
