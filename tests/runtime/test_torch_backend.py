@@ -148,3 +148,15 @@ def test_cuda_memory_moves_with_tensors(cuda: Backend) -> None:
     del tensor
     cuda.empty_cache()
     assert before - cuda.memory().free < 2**28
+
+
+def test_engines_that_close_in_any_order_leave_the_process_as_it_was() -> None:
+    before = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    provider = TorchProvider()
+    first, second = (provider.open(provider.devices()[0], threads=before[0] + more) for more in (1, 2))
+    first.prepare()
+    second.prepare()
+    first.close()
+    assert torch.get_num_threads() == before[0] + 2
+    second.close()
+    assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == before

@@ -16,10 +16,23 @@ from darkroom.runtime.backends import Backend, Memory
 from darkroom.runtime.devices import Device, DeviceType
 from darkroom.runtime.graphs import GraphedModule, accelerate
 from darkroom.runtime.host import free_and_total_memory, physical_cores
+from darkroom.runtime.settings import Setting
 
 logger = logging.getLogger(__name__)
 
 DTYPES = {ComputeType.F32: torch.float32, ComputeType.BF16: torch.bfloat16, ComputeType.F16: torch.float16}
+
+_THREADS = Setting(torch.get_num_threads, torch.set_num_threads)
+_MATMUL_PRECISION = Setting(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision)
+
+
+def _switch(owner: object, name: str) -> Setting[bool]:
+    return Setting(lambda: bool(getattr(owner, name)), lambda value: setattr(owner, name, value))
+
+
+_CUDNN_BENCHMARK = _switch(torch.backends.cudnn, "benchmark")
+_CUDNN_TF32 = _switch(torch.backends.cudnn, "allow_tf32")
+_MATMUL_TF32 = _switch(torch.backends.cuda.matmul, "allow_tf32")
 
 
 class TorchProvider:
@@ -64,15 +77,14 @@ class CpuBackend(Backend):
     def prepare(self) -> None:
         """Threads: as told, else OMP_NUM_THREADS, else one a core. f32 products: by the faster library."""
         if self._threads > 0 or "OMP_NUM_THREADS" not in os.environ:
-            self._undo.callback(torch.set_num_threads, torch.get_num_threads())
-            torch.set_num_threads(self._threads if self._threads > 0 else physical_cores())
+            threads = self._threads if self._threads > 0 else physical_cores()
+            self._undo.callback(_THREADS.hold(threads))
         # "medium" gives f32 products to oneDNN instead of MKL, whose kernels are half as fast on AMD CPUs.
         # oneDNN may then round to bf16, which it does only where AMX is; without AMX the result is f32's own.
         # On a CUDA machine the setting would also mean TF32 there.
         is_safe = not (torch.cpu._is_amx_tile_supported() or torch.cuda.is_available())
         if is_safe and platform.machine() in ("x86_64", "AMD64"):
-            self._undo.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
-            torch.set_float32_matmul_precision("medium")
+            self._undo.callback(_MATMUL_PRECISION.hold("medium"))
 
     def empty_cache(self) -> None:
         """Gives the memory of freed tensors back to the system."""
@@ -99,14 +111,8 @@ class CudaBackend(Backend):
     def prepare(self) -> None:
         """Convolutions: by the fastest algorithm for their shape. f32: true f32, no TF32."""
         torch.cuda.get_device_properties(self.device)
-        cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-        for target, attribute, value in (
-            (cudnn, "benchmark", True),
-            (cudnn, "allow_tf32", False),
-            (matmul, "allow_tf32", False),
-        ):
-            self._undo.callback(setattr, target, attribute, getattr(target, attribute))
-            setattr(target, attribute, value)
+        for setting, value in ((_CUDNN_BENCHMARK, True), (_CUDNN_TF32, False), (_MATMUL_TF32, False)):
+            self._undo.callback(setting.hold(value))
 
     def take(self, tensor: Tensor) -> Tensor:
         """`tensor` on this card, its memory format kept; later work on the card waits for it."""
