@@ -114,6 +114,17 @@ def test_a_prompt_is_encoded_once(checkpoint: Path) -> None:
         assert engine.components[Module.TE].traffic.loads == 2
 
 
+def test_a_changed_embedding_is_read_again(checkpoint: Path, tmp_path: Path) -> None:
+    with engine_of(checkpoint) as engine:
+        width = engine.model.architecture.te.hidden_size
+    path = tmp_path / "sketch.safetensors"
+    save_file({"emb_params": torch.full((1, width), 1.0)}, path)
+    with engine_of(checkpoint, embd_dir=tmp_path) as engine:
+        before = drawn(engine, prompt="a sketch")
+        save_file({"emb_params": torch.full((2, width), -1.0)}, path)
+        assert drawn(engine, prompt="a sketch") != before
+
+
 def test_an_unused_negative_prompt_is_not_encoded(checkpoint: Path) -> None:
     with engine_of(checkpoint, params_backend="te=disk") as engine:
         drawn(engine, cfg_scale=1.0, negative_prompt="one")

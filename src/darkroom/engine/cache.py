@@ -3,10 +3,28 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from pathlib import Path
 
 from darkroom.families.base import Conditioning, TextPrompt
 
 CAPACITY = 32
+
+Key = tuple[str, int, tuple[tuple[Path, int, int], ...]]
+
+
+def key_of(prompt: TextPrompt) -> Key:
+    """What a conditioning depends on: the text, the layer, and the embedding files as they are now."""
+    text = " ".join(prompt.text.lower().split())
+    used = (path for word, path in prompt.embeddings.items() if word in text)
+    return prompt.text, prompt.clip_skip, tuple((path, *_version(path)) for path in used)
+
+
+def _version(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:  # whoever reads it says what is wrong
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
 
 
 class PromptCache:
@@ -14,17 +32,16 @@ class PromptCache:
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
-        self._entries: OrderedDict[tuple[str, int], Conditioning] = OrderedDict()
+        self._entries: OrderedDict[Key, Conditioning] = OrderedDict()
 
-    def get(self, prompt: TextPrompt) -> Conditioning | None:
-        """What `prompt` became, or None when it is not remembered."""
-        key = (prompt.text, prompt.clip_skip)
+    def get(self, key: Key) -> Conditioning | None:
+        """What the prompt of `key` became, or None when it is not remembered."""
         if key in self._entries:
             self._entries.move_to_end(key)
         return self._entries.get(key)
 
-    def put(self, prompt: TextPrompt, conditioning: Conditioning) -> None:
-        """Remembers what `prompt` became."""
-        self._entries[(prompt.text, prompt.clip_skip)] = conditioning
+    def put(self, key: Key, conditioning: Conditioning) -> None:
+        """Remembers what the prompt of `key` became."""
+        self._entries[key] = conditioning
         if len(self._entries) > self._capacity:
             self._entries.popitem(last=False)

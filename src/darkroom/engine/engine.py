@@ -17,7 +17,7 @@ from darkroom.api.names import Module
 from darkroom.api.request import GenerationRequest
 from darkroom.api.result import GenerationResult, IsCancelled, OnProgress, Phase, Progress
 from darkroom.core.infotext import PictureParameters, write_infotext
-from darkroom.engine.cache import PromptCache
+from darkroom.engine.cache import PromptCache, key_of
 from darkroom.engine.model import Model, open_model
 from darkroom.engine.pipeline import (
     Schedule,
@@ -174,14 +174,15 @@ class Engine:
         """Prompt and, where guidance wants it, negative prompt; from memory or through the text encoder."""
         texts = (plan.prompt, plan.negative_prompt) if guidance_of(plan).wants_uncond else (plan.prompt,)
         prompts = [TextPrompt(text, plan.clip_skip, self.embeddings) for text in texts]
-        new = [prompt for prompt in prompts if self._prompts.get(prompt) is None]
+        keys = [key_of(prompt) for prompt in prompts]
+        new = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if not self._prompts.get(key)}
         if new:
             with self._resident(Module.TE, report) as te, report.phase(Phase.ENCODE_TEXT, 1) as advance:
-                encoded = self.model.family.encode(te, new, self.model.architecture)
-                for prompt, conditioning in zip(new, encoded, strict=True):
-                    self._prompts.put(prompt, self._to_diffusion(conditioning))
+                encoded = self.model.family.encode(te, list(new.values()), self.model.architecture)
+                for key, conditioning in zip(new, encoded, strict=True):
+                    self._prompts.put(key, self._to_diffusion(conditioning))
                 advance(1)
-        cond, uncond = (self._prompts.get(prompt) for prompt in (prompts[0], prompts[-1]))
+        cond, uncond = (self._prompts.get(key) for key in (keys[0], keys[-1]))
         assert cond is not None, "it was just put there"
         return cond, uncond if len(prompts) > 1 else None
 
