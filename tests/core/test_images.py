@@ -123,3 +123,12 @@ def test_fit_resizes_as_stb_image_resize_does(
         -1
     )
     assert np.abs(resized - [int(value) for value in golden.split(",")]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [(Image.new("RGB", (0, 4)), "0x4; it has no pixels"), (Path("a\0b"), "is no path")],
+)
+def test_what_is_no_picture_at_all_is_refused(source: Image.Image | Path, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        load_image(source, "--init-img")

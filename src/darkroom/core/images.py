@@ -76,6 +76,8 @@ def _middle(size: tuple[int, int], width: int, height: int) -> tuple[int, int, i
 
 def _decode(source: ImageSource, subject: str) -> Image.Image:
     if isinstance(source, Image.Image):
+        if 0 in source.size:
+            raise RequestError(f"{subject}: the picture is {source.width}x{source.height}; it has no pixels")
         return source
     name, data = _read(source, subject)
     try:
@@ -113,6 +115,8 @@ def _read(source: Path | bytes, subject: str) -> tuple[str, bytes]:
         raise RequestError(f"{subject}: {name} is a folder; expected the path of a picture") from None
     except OSError as error:
         raise RequestError(f"{subject}: {name} cannot be read ({error.strerror})") from None
+    except ValueError as error:  # a path with a null character
+        raise RequestError(f"{subject}: {name!r} is no path ({error})") from None
 
 
 def _describe(data: bytes) -> str:
