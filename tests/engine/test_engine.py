@@ -125,6 +125,12 @@ def test_a_changed_embedding_is_read_again(checkpoint: Path, tmp_path: Path) -> 
         assert drawn(engine, prompt="a sketch") != before
 
 
+def test_a_wrong_extra_arg_is_told_once_a_request(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    extra = "guidance_schedule=often,gamma=much"
+    drawn(engine, batch_count=2, sampling_method=SampleMethod.EULER_GE, extra_sample_args=extra)
+    assert [message.count("ignoring") for message in caplog.messages] == [1, 1]
+
+
 def test_an_unused_negative_prompt_is_not_encoded(checkpoint: Path) -> None:
     with engine_of(checkpoint, params_backend="te=disk") as engine:
         drawn(engine, cfg_scale=1.0, negative_prompt="one")

@@ -25,7 +25,6 @@ from darkroom.engine.pipeline import (
     decode,
     empty_start,
     encode_start,
-    guidance_of,
     make_schedule,
     sample,
 )
@@ -172,7 +171,7 @@ class Engine:
 
     def _encode_text(self, plan: Plan, report: Report) -> tuple[Conditioning, Conditioning | None]:
         """Prompt and, where guidance wants it, negative prompt; from memory or through the text encoder."""
-        texts = (plan.prompt, plan.negative_prompt) if guidance_of(plan).wants_uncond else (plan.prompt,)
+        texts = (plan.prompt, plan.negative_prompt) if plan.guidance.wants_uncond else (plan.prompt,)
         prompts = [TextPrompt(text, plan.clip_skip, self.embeddings) for text in texts]
         keys = [key_of(prompt) for prompt in prompts]
         new = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if not self._prompts.get(key)}

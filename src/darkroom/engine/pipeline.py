@@ -15,10 +15,10 @@ from darkroom.core.pixels import image_to_tensor, mask_to_latent, mask_to_tensor
 from darkroom.core.rng import Rng, make_rng
 from darkroom.engine.plan import Plan
 from darkroom.families.base import Conditioning, LatentFormat
-from darkroom.sampling.guidance import Guidance, PredictBatch, keep_unmasked, make_denoiser
+from darkroom.sampling.guidance import PredictBatch, keep_unmasked, make_denoiser
 from darkroom.sampling.noise import NoiseSource
 from darkroom.sampling.prediction import Prediction, ShiftedTimesteps
-from darkroom.sampling.samplers import NEEDS_UNCOND, SAMPLERS, SampleOptions, Step
+from darkroom.sampling.samplers import SAMPLERS, SampleOptions, Step
 from darkroom.sampling.schedules import custom_sigmas, default_scheduler, get_sigmas, slice_for_strength
 
 
@@ -104,11 +104,6 @@ def make_schedule(
     return Schedule(sigmas, scheduler)
 
 
-def guidance_of(plan: Plan) -> Guidance:
-    """How strongly the prompt is followed, and whether the negative prompt is needed at all."""
-    return Guidance.parse(plan.cfg_scale, plan.extra, needs_uncond=plan.method in NEEDS_UNCOND)
-
-
 def sample(
     predict: PredictBatch[Conditioning],
     plan: Plan,
@@ -125,7 +120,7 @@ def sample(
     """
     if plan.timestep_shift:
         prediction = ShiftedTimesteps(prediction, plan.timestep_shift)
-    denoise = make_denoiser(predict, prediction, cond, uncond, guidance_of(plan), sigmas)
+    denoise = make_denoiser(predict, prediction, cond, uncond, plan.guidance, sigmas)
     if start.mask is not None:
         denoise = keep_unmasked(denoise, start.mask, start.latent)
     levels = sigmas.tolist()

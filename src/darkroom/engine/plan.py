@@ -6,6 +6,7 @@ import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from PIL.Image import Image
 
@@ -15,7 +16,8 @@ from darkroom.api.request import GenerationRequest
 from darkroom.core.images import fit, load_image, load_mask
 from darkroom.families.base import SampleDefaults
 from darkroom.sampling.extra_args import ExtraArgs, parse_extra_args
-from darkroom.sampling.samplers import default_eta
+from darkroom.sampling.guidance import Guidance
+from darkroom.sampling.samplers import NEEDS_UNCOND, default_eta
 from darkroom.sampling.schedules import custom_sigmas
 
 logger = logging.getLogger(__name__)
@@ -48,6 +50,11 @@ class Plan:
     strength: float
     init_image: Image | None
     mask: Image | None
+
+    @cached_property
+    def guidance(self) -> Guidance:
+        """How strongly the prompt is followed, and whether the negative prompt is needed at all."""
+        return Guidance.parse(self.cfg_scale, self.extra, needs_uncond=self.method in NEEDS_UNCOND)
 
 
 def make_plan(

@@ -34,9 +34,10 @@ KNOWN_KEYS = frozenset(
 
 @dataclass(frozen=True)
 class ExtraArgs:
-    """Parsed key=value options. Each getter warns about a value it cannot take and returns the default."""
+    """Parsed key=value options. A getter warns, once, of a value it cannot take and returns the default."""
 
     values: Mapping[str, str] = field(default_factory=dict)
+    _refused: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def text(self, key: str, default: str = "") -> str:
         """The value as written."""
@@ -65,7 +66,9 @@ class ExtraArgs:
         else:
             if valid(value):
                 return value
-        logger.warning("--extra-sample-args: ignoring '%s=%s'; %s is used", key, text, default)
+        if key not in self._refused:
+            self._refused.add(key)
+            logger.warning("--extra-sample-args: ignoring '%s=%s'; %s is used", key, text, default)
         return default
 
 
