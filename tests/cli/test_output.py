@@ -93,3 +93,20 @@ def test_a_full_disk_leaves_the_old_picture(tmp_path: Path, monkeypatch: pytest.
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_name_that_is_too_long_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="cannot be written"):
+        check_writable([tmp_path / ("x" * 300 + ".png")])
+
+
+def test_the_longest_name_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 251 + ".png")
+    write_atomically(path, b"data")
+    assert path.read_bytes() == b"data"
+
+
+def test_a_file_among_the_folders_is_named_when_writing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RequestError, match="cannot be written"):
+        write_atomically(tmp_path / "file" / "out.png", b"data")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -40,6 +41,13 @@ def _numbered(pattern: str, number: int) -> str:
 def check_writable(paths: list[Path]) -> None:
     """Finds out before any work whether the pictures can be written. Raises RequestError."""
     for path in paths:
+        try:
+            os.fsencode(path)
+            path.exists()
+        except OSError as error:
+            raise RequestError(f"--output: '{path}' cannot be written ({error.strerror})") from None
+        except ValueError:
+            raise RequestError(f"--output: '{path}' is no name in this system's encoding") from None
         folder = next(parent for parent in path.parents if parent.exists())
         if not folder.is_dir():
             raise RequestError(f"--output: '{folder}' is not a folder; expected a folder for '{path.name}'")
@@ -58,7 +66,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     if target.exists() and not target.is_file():
         _write(target, data, path)
         return
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    temporary = target.with_name(f".sd-cli.{os.getpid()}.part")  # short: the name may be as long as allowed
     _unfinished.add(temporary)
     try:
         _make_folder(target.parent, path)
@@ -71,7 +79,8 @@ def write_atomically(path: Path, data: bytes) -> None:
 def discard_unfinished() -> None:
     """Removes what an interrupted `write_atomically` left beside its target."""
     while _unfinished:
-        _unfinished.pop().unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            _unfinished.pop().unlink()
 
 
 def _make_folder(folder: Path, path: Path) -> None:
