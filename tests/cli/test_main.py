@@ -120,3 +120,12 @@ def test_a_reader_that_has_seen_enough_gets_no_traceback() -> None:
     process.stdout.close()
     assert process.stderr.read() == b""
     process.wait(timeout=30)
+
+
+def test_a_model_name_that_is_too_long_is_no_fault_of_ours() -> None:
+    assert "cannot be read" in refused("-p", "x", "-m", "x" * 300)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").is_char_device(), reason="no such device")
+def test_an_endless_device_is_no_picture() -> None:
+    assert "is a device" in refused("-p", "x", "-i", "/dev/zero")

@@ -57,7 +57,11 @@ def _check_files(config: EngineConfig) -> None:
     """The paths of a configuration exist; asked before torch is imported."""
     for name, (flag, _) in flags(EngineConfig).items():
         path = getattr(config, name)
-        if isinstance(path, Path) and not path.exists():
+        try:
+            missing = isinstance(path, Path) and not path.exists()
+        except OSError as error:  # a name that is too long, a folder that may not be entered
+            raise CheckpointError(f"{flag.names[-1]}: '{path}' cannot be read ({error.strerror})") from None
+        if missing:
             raise CheckpointError(f"{flag.names[-1]}: '{path}' does not exist; expected a path")
 
 

@@ -108,6 +108,8 @@ def _read(source: Path | bytes, subject: str) -> tuple[str, bytes]:
         return "the picture", source
     name = f"'{source}'"
     try:
+        if source.is_char_device():  # /dev/zero never ends
+            raise RequestError(f"{subject}: {name} is a device; expected the path of a picture")
         return name, source.read_bytes()
     except FileNotFoundError:
         raise RequestError(f"{subject}: {name} does not exist; expected the path of a picture") from None
