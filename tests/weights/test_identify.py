@@ -31,3 +31,7 @@ def test_says_what_there_is_where_nothing_is_close() -> None:
         "unknown model: 5 tensors, mostly double_blocks.0 (5); "
         "known families: Stable Diffusion 1.x, Stable Diffusion 2.x"
     )
+
+
+def test_a_file_without_tensors_says_so() -> None:
+    assert describe_unknown(TensorIndex([], {}), {"A": ["a"]}) == "holds no tensors; known families: A"

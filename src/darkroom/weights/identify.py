@@ -13,6 +13,8 @@ def describe_unknown(index: TensorIndex, families: Mapping[str, Collection[str]]
 
     index: the file under native names. families: title to tensor names that its files must have.
     """
+    if not index:
+        return f"holds no tensors; known families: {', '.join(families)}"
     groups = Counter(_group(name) for name in index)
     holds = ", ".join(f"{group} ({count})" for group, count in groups.most_common(4))
     found = {title: [name for name in names if name in index] for title, names in families.items() if names}
