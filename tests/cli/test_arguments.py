@@ -114,6 +114,7 @@ def test_the_option_that_was_meant_is_named() -> None:
         ("--output-begin-idx", "-1"),
         ("-m", ""),
         ("-t", "two"),
+        ("-t", "100000"),
     ],
 )
 def test_values_that_cannot_be(argv: tuple[str, ...]) -> None:

@@ -95,6 +95,7 @@ def test_given_levels_count_the_steps() -> None:
         ({"mask_image": Image.new("L", (8, 8))}, "--mask: a mask needs the image"),
         ({"init_image": b"<html>"}, "--init-img: the picture is an HTML page"),
         ({"sigmas": (1.0, 2.0)}, "--sigmas"),
+        ({"seed": 2**63 - 1, "batch_count": 2}, "--seed: 2 images from 9223372036854775807 on"),
     ],
 )
 def test_what_cannot_be_is_refused(options: dict[str, object], message: str) -> None:

@@ -82,7 +82,7 @@ def _range(field: FieldInfo) -> str:
         return f" greater than {bounds[limits.Gt].gt}"
     if low is not None:
         return f" of at least {low}"
-    return ""
+    return "" if high is None else f" of at most {high}"
 
 
 def _path(text: str) -> Path:

@@ -22,6 +22,8 @@ from darkroom.sampling.schedules import custom_sigmas
 
 logger = logging.getLogger(__name__)
 
+LARGEST_SEED = 2**63 - 1
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -77,6 +79,10 @@ def make_plan(
         check_size(width, height)
     method = request.sampling_method or defaults.method
     seed = secrets.randbits(31) if request.seed < 0 else request.seed
+    if seed + request.batch_count > LARGEST_SEED + 1:
+        raise RequestError(
+            f"--seed: {request.batch_count} images from {seed} on pass the largest seed, {LARGEST_SEED}"
+        )
     return Plan(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
