@@ -15,8 +15,6 @@ from darkroom.weights.keys import (
     Rule,
     SplitRows,
     ToConv,
-    ToLinear,
-    Transpose,
 )
 
 
@@ -64,25 +62,16 @@ def test_rows_that_do_not_divide_are_an_error_with_the_files_name() -> None:
         )
 
 
-def test_transpose_swaps_a_matrix_and_renames_it() -> None:
+def test_a_matrix_becomes_a_1x1_convolution_and_is_renamed() -> None:
     matrix = torch.arange(6.0).view(2, 3)
-    assert torch.equal(made(Transpose("(.*)_t", r"\1.weight"), "proj_t", matrix)["proj.weight"], matrix.T)
-
-
-def test_transpose_decodes_packed_blocks() -> None:
-    packed = PackedTensor.encode(torch.randn(4, 32), "q8_0")
-    assert torch.equal(made(Transpose("w"), "w", packed)["w"], packed.decode(torch.float32).T)
-
-
-def test_linear_and_1x1_convolution_turn_into_each_other() -> None:
-    matrix = torch.arange(6.0).view(2, 3)
-    conv = made(ToConv("w"), "w", matrix)["w"]
+    conv = made(ToConv("(.*)_q", r"\1.weight"), "to_q", matrix)["to.weight"]
     assert conv.shape == (2, 3, 1, 1)
-    assert torch.equal(made(ToLinear("w"), "w", conv)["w"], matrix)
+    assert isinstance(conv, Tensor)
+    assert torch.equal(conv[:, :, 0, 0], matrix)
 
 
 def test_a_3x3_convolution_is_left_as_it_is() -> None:
-    assert made(ToLinear("w"), "w", torch.zeros(2, 3, 3, 3))["w"].shape == (2, 3, 3, 3)
+    assert made(ToConv("w"), "w", torch.zeros(2, 3, 3, 3))["w"].shape == (2, 3, 3, 3)
 
 
 def test_drop_leaves_tensors_out() -> None:

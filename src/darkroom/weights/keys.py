@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from darkroom.api.errors import CheckpointError
@@ -18,16 +16,14 @@ from darkroom.weights.index import TensorIndex, TensorInfo
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one native tensor is made from one tensor of the file: take rows, then transpose, then reshape.
+    """How one native tensor is made from one tensor of the file: take rows, then reshape.
 
-    source: the tensor in the file. rows: first and one past the last row. transpose: swap the two dimensions.
-    shape: what comes out.
+    source: the tensor in the file. rows: first and one past the last row. shape: what comes out.
     """
 
     source: TensorInfo
     shape: tuple[int, ...]
     rows: tuple[int, int] | None = None
-    transpose: bool = False
 
     @classmethod
     def of(cls, source: TensorInfo) -> Recipe:
@@ -36,19 +32,11 @@ class Recipe:
 
     def make(self, tensor: Tensor | PackedTensor) -> Tensor | PackedTensor:
         """The native tensor from the file's; a view where possible, packed while its blocks stay whole."""
-        if isinstance(tensor, PackedTensor) and not self.transpose:
-            part = tensor if self.rows is None else tensor.row_slice(*self.rows)
-            return (
-                replace(part, shape=self.shape)
-                if isinstance(part, PackedTensor)
-                else part.reshape(self.shape)
-            )
-        if isinstance(tensor, PackedTensor):
-            tensor = tensor.decode(torch.float32)
         if self.rows is not None:
-            tensor = tensor[self.rows[0] : self.rows[1]]
-        if self.transpose:
-            tensor = tensor.T
+            first, stop = self.rows
+            tensor = tensor.row_slice(first, stop) if isinstance(tensor, PackedTensor) else tensor[first:stop]
+        if isinstance(tensor, PackedTensor):
+            return replace(tensor, shape=self.shape)
         return tensor.reshape(self.shape)
 
 
@@ -97,7 +85,6 @@ class SplitRows:
             if match is None:
                 put(split, name, recipe)
                 continue
-            assert not recipe.transpose, "rows are cut before a matrix is transposed: put SplitRows first"
             rows = recipe.shape[0] if recipe.shape else 0
             if rows == 0 or rows % parts:
                 raise CheckpointError(
@@ -116,24 +103,6 @@ class SplitRows:
 
 
 @dataclass(frozen=True)
-class Transpose:
-    """Swaps the two dimensions of the matrices whose whole name matches, and may rename them."""
-
-    pattern: str
-    replacement: str | None = None
-
-    def apply(self, recipes: Recipes) -> Recipes:
-        """Transposes every matrix that matches."""
-
-        def transposed(recipe: Recipe) -> Recipe:
-            if len(recipe.shape) != 2:
-                return recipe
-            return replace(recipe, shape=recipe.shape[::-1], transpose=not recipe.transpose)
-
-        return _reshaped(recipes, self.pattern, self.replacement, transposed)
-
-
-@dataclass(frozen=True)
 class ToConv:
     """Gives a linear weight (rows, columns) the shape of a 1x1 convolution (rows, columns, 1, 1)."""
 
@@ -142,28 +111,16 @@ class ToConv:
 
     def apply(self, recipes: Recipes) -> Recipes:
         """Reshapes every matrix whose whole name matches."""
-
-        def widened(recipe: Recipe) -> Recipe:
-            return replace(recipe, shape=(*recipe.shape, 1, 1)) if len(recipe.shape) == 2 else recipe
-
-        return _reshaped(recipes, self.pattern, self.replacement, widened)
-
-
-@dataclass(frozen=True)
-class ToLinear:
-    """Gives the weight of a 1x1 convolution (rows, columns, 1, 1) that of a linear one (rows, columns)."""
-
-    pattern: str
-    replacement: str | None = None
-
-    def apply(self, recipes: Recipes) -> Recipes:
-        """Reshapes every tensor whose whole name matches and whose trailing dimensions are 1."""
-
-        def flattened(recipe: Recipe) -> Recipe:
-            matrix = recipe.shape[:2]
-            return replace(recipe, shape=matrix) if math.prod(recipe.shape[2:]) == 1 else recipe
-
-        return _reshaped(recipes, self.pattern, self.replacement, flattened)
+        regex = re.compile(self.pattern)
+        changed: Recipes = {}
+        for name, recipe in recipes.items():
+            match = regex.fullmatch(name)
+            if match is None:
+                put(changed, name, recipe)
+                continue
+            wide = replace(recipe, shape=(*recipe.shape, 1, 1)) if len(recipe.shape) == 2 else recipe
+            put(changed, name if self.replacement is None else match.expand(self.replacement), wide)
+        return changed
 
 
 @dataclass(frozen=True)
@@ -234,17 +191,3 @@ def put(recipes: Recipes, name: str, recipe: Recipe) -> None:
             f"{name}: the file's tensors {other.source.name} and {recipe.source.name} are both this tensor; "
             "a checkpoint holds each tensor once"
         )
-
-
-def _reshaped(
-    recipes: Recipes, pattern: str, replacement: str | None, change: Callable[[Recipe], Recipe]
-) -> Recipes:
-    regex = re.compile(pattern)
-    changed: Recipes = {}
-    for name, recipe in recipes.items():
-        match = regex.fullmatch(name)
-        if match is None:
-            put(changed, name, recipe)
-        else:
-            put(changed, name if replacement is None else match.expand(replacement), change(recipe))
-    return changed
