@@ -46,3 +46,18 @@ def test_rows_of_scaled_fp8_take_their_scales() -> None:
     rows = packed.row_slice(2, 5)
     assert isinstance(rows, PackedTensor)
     assert torch.equal(rows.decode(torch.float32), packed.decode(torch.float32)[2:5])
+
+
+def test_joined_fp8_has_a_scale_for_each_row() -> None:
+    whole = PackedTensor(torch.arange(60, dtype=torch.uint8), "f8_e4m3", (6, 10), torch.tensor(0.5))
+    rows = PackedTensor(torch.arange(20, dtype=torch.uint8), "f8_e4m3", (2, 10), torch.tensor([2.0, 3.0]))
+    joined = PackedTensor.join([whole, rows, PackedTensor(rows.data, "f8_e4m3", (2, 10))])
+    assert joined is not None
+    expected = [part.decode(torch.float32) for part in (whole, rows)]
+    assert torch.equal(joined.decode(torch.float32)[:8], torch.cat(expected))
+    assert torch.equal(joined.decode(torch.float32)[8], expected[1][0] / 2)
+
+
+def test_parts_of_different_formats_are_not_joined() -> None:
+    parts = [PackedTensor.encode(weight(4, 64), format) for format in ("q4_0", "q8_0")]
+    assert PackedTensor.join(parts) is None

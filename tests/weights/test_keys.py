@@ -10,6 +10,7 @@ from darkroom.weights.index import TensorIndex, TensorInfo
 from darkroom.weights.keys import (
     Derived,
     Drop,
+    Join,
     KeyRules,
     Rename,
     Rule,
@@ -60,6 +61,65 @@ def test_rows_that_do_not_divide_are_an_error_with_the_files_name() -> None:
         KeyRules((Rename("^x", "attn"), SplitRows("attn.in_proj", ("q", "k", "v")))).apply(
             TensorIndex([TensorInfo("attn.in_proj", (10, 4), "f32")])
         )
+
+
+QKV = Join((r"(\w+)\.q", r"(\w+)\.k", r"(\w+)\.v"), r"\1.qkv")
+
+
+def joined(rule: Rule, tensors: dict[str, Tensor | PackedTensor]) -> dict[str, Tensor | PackedTensor]:
+    infos = (TensorInfo(name, tuple(t.shape), "f32") for name, t in tensors.items())
+    view = KeyRules((rule,)).apply(TensorIndex(infos))
+    result = {
+        name: recipe.make(*(tensors[source.name] for source in recipe.sources))
+        for name, recipe in view.recipes.items()
+    }
+    assert {native: tuple(t.shape) for native, t in result.items()} == view.index.shapes()
+    return result
+
+
+def test_join_puts_rows_together_in_the_order_of_its_patterns() -> None:
+    parts = {f"a.{part}": torch.randn(rows, 4) for part, rows in (("v", 2), ("q", 6), ("k", 2))}
+    made = joined(QKV, parts | {"b.q": torch.zeros(1)})
+    assert list(made) == ["a.qkv", "b.q"]
+    assert torch.equal(made["a.qkv"], torch.cat([parts["a.q"], parts["a.k"], parts["a.v"]]))
+
+
+def test_join_along_a_new_axis() -> None:
+    first, second = torch.randn(5, 3, 2, 2), torch.randn(5, 3, 2, 2)
+    made = joined(Join(("w", r"w\.1"), "proj", axis=2, stack=True), {"w": first, "w.1": second})
+    assert torch.equal(made["proj"], torch.stack([first, second], dim=2))
+
+
+def test_join_of_packed_blocks_stays_packed() -> None:
+    parts = {f"a.{part}": PackedTensor.encode(torch.randn(3, 32), "q8_0") for part in "qkv"}
+    made = joined(QKV, parts)["a.qkv"]
+    assert isinstance(made, PackedTensor)
+    whole = torch.cat([part.decode(torch.float32) for part in parts.values()])
+    assert torch.equal(made.decode(torch.float32), whole)
+
+
+def test_join_of_differently_packed_tensors_is_decoded() -> None:
+    parts = {
+        "a.q": PackedTensor.encode(torch.randn(3, 32), "q8_0"),
+        "a.k": PackedTensor.encode(torch.randn(3, 32), "q4_0"),
+        "a.v": torch.randn(3, 32),
+    }
+    made = joined(QKV, parts)["a.qkv"]
+    assert isinstance(made, Tensor)
+    assert torch.equal(made[3:6], parts["a.k"].decode(torch.float32))
+    assert torch.equal(made[6:], parts["a.v"])
+
+
+def test_what_was_joined_can_be_split() -> None:
+    parts = {f"a.{part}": torch.randn(2, 4) for part in "qkv"}
+    infos = [TensorInfo(name, (2, 4), "f32") for name in parts]
+    view = KeyRules((QKV, SplitRows(r"a\.qkv", ("x", "y")))).apply(TensorIndex(infos))
+    assert torch.equal(view.recipes["y"].make(*parts.values()), torch.cat(list(parts.values()))[3:])
+
+
+def test_parts_that_do_not_fit_are_an_error_with_the_files_names() -> None:
+    with pytest.raises(CheckpointError, match=r"a\.q: shape \[2, 4\] cannot be joined with a\.k \[2, 5\]"):
+        KeyRules((QKV,)).apply(index(a__q=(2, 4), a__k=(2, 5), a__v=(2, 4)))
 
 
 def test_a_matrix_becomes_a_1x1_convolution_and_is_renamed() -> None:

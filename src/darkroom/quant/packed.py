@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,18 @@ class PackedTensor:
         """Quantizes `weight` of any float type to one of `gguf.ENCODERS`; its size must be whole blocks."""
         return cls(gguf.encode(weight, format), format, tuple(weight.shape))
 
+    @classmethod
+    def join(cls, parts: Sequence[PackedTensor]) -> PackedTensor | None:
+        """The rows of all parts, one after the other; None where formats or widths differ."""
+        first = parts[0]
+        if any(part.format != first.format or part.shape[1:] != first.shape[1:] for part in parts):
+            return None
+        scale = None
+        if any(part.scale is not None for part in parts):
+            scale = torch.cat([part._row_scales() for part in parts])
+        shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
+        return cls(torch.cat([part.data for part in parts]), first.format, shape, scale)
+
     @property
     def nbytes(self) -> int:
         """Bytes of the packed data."""
@@ -54,3 +67,8 @@ class PackedTensor:
             return self.decode(torch.float32)[start:stop]
         first, last = (n * row // block.elements * block.nbytes for n in (start, stop))
         return PackedTensor(self.data[first:last], self.format, shape)
+
+    def _row_scales(self) -> Tensor:
+        if self.scale is None:
+            return torch.ones(self.shape[0], device=self.data.device)
+        return self.scale.reshape(-1).expand(self.shape[0])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from darkroom.api.errors import CheckpointError
@@ -30,14 +32,52 @@ class Recipe:
         """The tensor as it is."""
         return cls(source, source.shape)
 
-    def make(self, tensor: Tensor | PackedTensor) -> Tensor | PackedTensor:
+    @property
+    def sources(self) -> tuple[TensorInfo, ...]:
+        """The tensors of the file that it is made from, in the order that `make` takes them."""
+        return (self.source,)
+
+    def make(self, *tensors: Tensor | PackedTensor) -> Tensor | PackedTensor:
         """The native tensor from the file's; a view where possible, packed while its blocks stay whole."""
+        (tensor,) = tensors
         if self.rows is not None:
             first, stop = self.rows
             tensor = tensor.row_slice(first, stop) if isinstance(tensor, PackedTensor) else tensor[first:stop]
         if isinstance(tensor, PackedTensor):
             return replace(tensor, shape=self.shape)
         return tensor.reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Joined(Recipe):
+    """How one native tensor is made from several: join them along `axis`, then as any recipe.
+
+    source: the first of them. parts: what is joined. Always a copy; packed where `PackedTensor.join` can.
+    """
+
+    parts: tuple[Recipe, ...] = ()
+    axis: int = 0
+
+    @property
+    def sources(self) -> tuple[TensorInfo, ...]:
+        """Of all parts, one after the other."""
+        return tuple(source for part in self.parts for source in part.sources)
+
+    def make(self, *tensors: Tensor | PackedTensor) -> Tensor | PackedTensor:
+        """The native tensor from the file's, in the order of `sources`."""
+        rest = iter(tensors)
+        return super().make(
+            _joined([part.make(*islice(rest, len(part.sources))) for part in self.parts], self.axis)
+        )
+
+
+def _joined(parts: Sequence[Tensor | PackedTensor], axis: int) -> Tensor | PackedTensor:
+    packed = [part for part in parts if isinstance(part, PackedTensor)]
+    if axis == 0 and len(packed) == len(parts) and (whole := PackedTensor.join(packed)):
+        return whole
+    return torch.cat(
+        [part.decode(torch.float32) if isinstance(part, PackedTensor) else part for part in parts], dim=axis
+    )
 
 
 Recipes = dict[str, Recipe]
@@ -100,6 +140,56 @@ class SplitRows:
                 )
                 put(split, match.expand(template), part)
         return split
+
+
+@dataclass(frozen=True)
+class Join:
+    """Puts tensors together along an axis, for example q, k and v into qkv: the inverse of SplitRows.
+
+    patterns: one for each part, in order, all with the same groups; each matches the whole name.
+    replacement: the name of the whole. stack: along a new axis, not one that the parts have.
+    Where not all parts are there, those that are keep their names.
+    """
+
+    patterns: tuple[str, ...]
+    replacement: str
+    axis: int = 0
+    stack: bool = False
+
+    def apply(self, recipes: Recipes) -> Recipes:
+        """Joins every set of tensors that match."""
+        regexes = [re.compile(pattern) for pattern in self.patterns]
+        sets: dict[str, dict[int, str]] = {}  # name of the whole -> number of the part -> name of the part
+        for name in recipes:
+            for i, regex in enumerate(regexes):
+                if match := regex.fullmatch(name):
+                    sets.setdefault(match.expand(self.replacement), {})[i] = name
+        whole = {parts[0]: native for native, parts in sets.items() if len(parts) == len(regexes)}
+        others = {sets[native][i] for native in whole.values() for i in range(1, len(regexes))}
+        joined: Recipes = {}
+        for name, recipe in recipes.items():
+            if name in whole:
+                parts = sets[whole[name]]
+                put(joined, whole[name], self._join([recipes[parts[i]] for i in range(len(regexes))]))
+            elif name not in others:
+                put(joined, name, recipe)
+        return joined
+
+    def _join(self, parts: Sequence[Recipe]) -> Joined:
+        axis = self.axis
+        if self.stack:
+            parts = [replace(part, shape=(*part.shape[:axis], 1, *part.shape[axis:])) for part in parts]
+        first = parts[0].shape
+        rests = {(*part.shape[:axis], *part.shape[axis + 1 :]) for part in parts}
+        if len(rests) > 1 or len(first) <= axis:
+            raise CheckpointError(
+                f"{parts[0].source.name}: shape {list(first)} cannot be joined with "
+                f"{', '.join(f'{part.source.name} {list(part.shape)}' for part in parts[1:])}; "
+                f"expected tensors that differ in axis {axis} alone"
+            )
+        length = sum(part.shape[axis] for part in parts)
+        shape = (*first[:axis], length, *first[axis + 1 :])
+        return Joined(parts[0].source, shape, parts=tuple(parts), axis=axis)
 
 
 @dataclass(frozen=True)

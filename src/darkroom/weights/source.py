@@ -45,7 +45,7 @@ class _Place:
 
 
 class TensorView:
-    """Tensors of one or several checkpoints under native names; cuts and joins cost no memory."""
+    """Tensors of one or several checkpoints under native names; cuts cost no memory."""
 
     def __init__(self, places: Mapping[str, _Place], metadata: Mapping[str, str]) -> None:
         self._places = places
@@ -56,12 +56,17 @@ class TensorView:
     def read(self, name: str) -> Tensor | PackedTensor:
         """One tensor as its recipe makes it."""
         place = self._places[name]
-        return place.recipe.make(place.reader.read(place.recipe.source.name))
+        sources = place.recipe.sources
+        made = place.recipe.make(*(place.reader.read(source.name) for source in sources))
+        if len(sources) > 1:  # a copy: the file's memory is not needed any more
+            self.release(name)
+        return made
 
     def release(self, name: str) -> None:
-        """Gives back the memory of the tensor in the file that `name` is made from."""
+        """Gives back the memory of the tensors in the file that `name` is made from."""
         place = self._places[name]
-        place.reader.release(place.recipe.source.name)
+        for source in place.recipe.sources:
+            place.reader.release(source.name)
 
     def under(self, prefix: str) -> TensorView:
         """The tensors whose names start with `prefix`, without it."""
