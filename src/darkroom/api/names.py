@@ -108,6 +108,37 @@ class Module(StrEnum):
         return MODULE_ALIASES.get(name.strip().lower().replace("-", "").replace("_", ""))
 
 
+class Role(StrEnum):
+    """The files that a model is put together from; each value is also the name of its option."""
+
+    MODEL = "model"
+    DIFFUSION_MODEL = "diffusion_model"
+    CLIP_L = "clip_l"
+    CLIP_G = "clip_g"
+    T5XXL = "t5xxl"
+    LLM = "llm"
+    LLM_VISION = "llm_vision"
+    VAE = "vae"
+
+    @property
+    def flag(self) -> str:
+        """The option that names the file."""
+        return "--diffusion-model" if self is Role.DIFFUSION_MODEL else f"--{self.value}"
+
+    @property
+    def prefix(self) -> str:
+        """Where the part's tensors live in a native checkpoint; the main file's have none."""
+        match self:
+            case Role.MODEL:
+                return ""
+            case Role.DIFFUSION_MODEL:
+                return "model.diffusion_model."
+            case Role.VAE:
+                return "first_stage_model."
+            case _:
+                return f"text_encoders.{self.value}."
+
+
 MODULE_ALIASES: dict[str, Module] = {
     alias: module
     for module, aliases in {

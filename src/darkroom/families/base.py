@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
+import torch
+from PIL.Image import Image
 from torch import Tensor, nn
 
 from darkroom.api.names import Module, PredictionType, SampleMethod, Scheduler
+from darkroom.core.pixels import mask_to_latent
+from darkroom.families.companions import Companion
 from darkroom.weights.index import TensorIndex
 from darkroom.weights.keys import KeyRules
 
@@ -19,17 +23,38 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class LatentFormat:
-    """How pictures and latents relate: latent = (z - shift) * scale, `downscale` pixels to a latent pixel."""
+    """How pictures and latents relate: latent = (z - shift) * scale, `downscale` pixels to a latent pixel.
+
+    scale, shift: one number, or one for each channel. sampled: whether a picture's latent is drawn from the
+    encoder's distribution, as stable-diffusion.cpp draws it; if not, it is the mean.
+    """
 
     channels: int
     downscale: int
-    scale: float
-    shift: float = 0.0
+    scale: float | tuple[float, ...]
+    shift: float | tuple[float, ...] = 0.0
+    sampled: bool = True
+
+    def from_vae(self, z: Tensor) -> Tensor:
+        """What the diffusion network sees of the autoencoder's z (b, c, h, w)."""
+        return (z - _column(self.shift, z)) * _column(self.scale, z)
+
+    def to_vae(self, latent: Tensor) -> Tensor:
+        """The autoencoder's z of a latent (b, c, h, w)."""
+        return latent / _column(self.scale, latent) + _column(self.shift, latent)
+
+
+def _column(values: float | tuple[float, ...], like: Tensor) -> Tensor | float:
+    return values if isinstance(values, float) else like.new_tensor(values)[:, None, None]
 
 
 @dataclass(frozen=True)
 class SampleDefaults:
-    """What a request gets where it says nothing."""
+    """What a request gets where it says nothing.
+
+    guidance: what a network distilled with guidance is told, or None for one that takes none.
+    flow_shift: of the schedule of flow models; None where the schedule follows the picture's size.
+    """
 
     method: SampleMethod
     scheduler: Scheduler
@@ -38,25 +63,42 @@ class SampleDefaults:
     width: int
     height: int
     size_multiple: int
-    clip_skip: int
+    clip_skip: int = 1
+    guidance: float | None = None
+    flow_shift: float | None = None
 
 
 @dataclass(frozen=True)
 class Conditioning:
     """All that a diffusion network sees besides x and t.
 
-    context: text tokens (b, l, D). vector: pooled embedding (b, D) or None.
+    context: text tokens (b, l, D). mask: (b, l) bool, False for tokens that nobody may see, or None.
+    vector: pooled embedding (b, D) or None. guidance: (b,) or None.
     concat: extra input channels (b, c, h, w) of inpainting models, or None.
+    references: latents of reference images, (b, c, h_i, w_i) each.
     """
 
     context: Tensor
     vector: Tensor | None = None
+    mask: Tensor | None = None
+    guidance: Tensor | None = None
     concat: Tensor | None = None
+    references: tuple[Tensor, ...] = ()
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Conditioning:
         """The same with every tensor changed, for example moved."""
-        vector, concat = (None if tensor is None else change(tensor) for tensor in (self.vector, self.concat))
-        return Conditioning(change(self.context), vector, concat)
+
+        def changed(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else change(tensor)
+
+        return Conditioning(
+            change(self.context),
+            changed(self.vector),
+            changed(self.mask),
+            changed(self.guidance),
+            changed(self.concat),
+            tuple(change(reference) for reference in self.references),
+        )
 
 
 @dataclass(frozen=True)
@@ -65,10 +107,12 @@ class ModuleSpec:
 
     prefix: where its tensors live in a native checkpoint, with the trailing dot.
     build: makes it on the meta device, attributes named as the checkpoint names them.
+    keep_packed: leave quantized weights packed, unpacking each where it is used.
     """
 
     prefix: str
     build: Callable[[], nn.Module]
+    keep_packed: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,11 +121,27 @@ class TextPrompt:
 
     embeddings: files of textual inversions by lower-case trigger word (families.embeddings.find_embeddings).
     A file is read when a prompt holds its word, and it may hold vectors for several text encoders.
+    images: the reference images, for text encoders that look at them. negative: whether it is the negative
+    prompt, which some families treat in their own way when it is empty.
     """
 
     text: str
     clip_skip: int
     embeddings: Mapping[str, Path] = field(default_factory=dict)
+    images: tuple[Image, ...] = ()
+    negative: bool = False
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What of a request shapes the conditioning besides its prompts.
+
+    width, height: of the picture in pixels. guidance: for networks distilled with it, or None.
+    """
+
+    width: int
+    height: int
+    guidance: float | None = None
 
 
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -92,34 +152,68 @@ class Family(ABC, Generic[C]):
     """A model family: stateless, one instance in each folder under families/ (`FAMILY`).
 
     landmarks: native names that every file of this family has, to say what a file of no family is closest to.
+    companions: the files that may come beside the main one, for errors and for people who look for them.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     latent: ClassVar[LatentFormat]
     landmarks: ClassVar[Sequence[str]]
-    signature: ClassVar[frozenset[str]]
-    """Native names of a few tensors that every file of this family has; for messages about unknown files."""
+    companions: ClassVar[Sequence[Companion]] = ()
+    model_args: ClassVar[Mapping[str, str]] = {}
+    """Keys of --model-args that `configure` knows, and what each does."""
+
+    takes_references: ClassVar[bool] = False
+    """Whether reference images (-r) mean anything to it: as latents, or to the text encoder's eyes."""
 
     @abstractmethod
     def key_rules(self) -> KeyRules:
-        """Foreign spellings of this family's tensor names."""
+        """Foreign spellings of this family's tensor names, for the main file and for every companion."""
 
     @abstractmethod
     def detect(self, index: TensorIndex) -> C | None:
-        """The architecture, read from native names and shapes; None when the file is another family's."""
+        """The architecture, read from native names and shapes; None when the file is another family's.
+
+        index: the main file and all companions together, under native names.
+        Raises CheckpointError for a companion that is missing or another model's.
+        """
+
+    def configure(self, config: C, model_args: Mapping[str, str]) -> C:
+        """The architecture with what --model-args says about it; keys are those of `model_args`.
+
+        Raises RequestError for a value that is none.
+        """
+        return config
 
     @abstractmethod
     def modules(self, config: C) -> Mapping[Module, ModuleSpec]:
         """The networks of the model."""
 
-    @abstractmethod
     def inpaints(self, config: C) -> bool:
         """Whether the network takes the mask, and the picture without what it hides, as extra channels."""
+        return False
+
+    def inpainting_channels(self, mask: Tensor, hidden: Tensor) -> Tensor:
+        """Those channels: mask (1, 1, H, W) in pixels, 1 where it is drawn anew; hidden: latent (1, c, h, w).
+
+        ->  (1, c', h, w); the mask in latent pixels and then the latent, unless the family says otherwise.
+        """
+        return torch.cat((mask_to_latent(mask, self.latent.downscale).to(hidden), hidden), dim=1)
+
+    def reference_size(self, width: int, height: int, frame: Frame) -> tuple[int, int]:
+        """The size that a reference image of this size is brought to before the autoencoder sees it."""
+        multiple = self.latent.downscale * 2
+        return max(1, width // multiple) * multiple, max(1, height // multiple) * multiple
 
     @abstractmethod
     def encode(self, te: nn.Module, prompts: Sequence[TextPrompt], config: C) -> Sequence[Conditioning]:
         """Each prompt as a conditioning of batch size 1."""
+
+    def frame(self, cond: Conditioning, frame: Frame, config: C) -> Conditioning:
+        """The conditioning of a prompt with what the request's size and guidance add to it."""
+        if frame.guidance is None:
+            return cond
+        return replace(cond, guidance=cond.context.new_full((1,), frame.guidance, dtype=torch.float32))
 
     @abstractmethod
     def predict(self, net: nn.Module, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
@@ -132,3 +226,13 @@ class Family(ABC, Generic[C]):
     @abstractmethod
     def defaults(self, config: C) -> SampleDefaults:
         """Sampler, steps, guidance and size where the request says nothing."""
+
+
+def on_meta(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    """`build` on the meta device, for ModuleSpec."""
+
+    def built() -> nn.Module:
+        with torch.device("meta"):
+            return build()
+
+    return built

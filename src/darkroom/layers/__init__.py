@@ -17,6 +17,16 @@ GEGLU(width_in, width_out)(x)                a * gelu(g) of one projection
 attention(q, k, v, mask=None)                softmax(q k^T / sqrt(d)) v, all (b, n, l, d) of any strides
 timestep_embedding(t, width)                 (b,) -> (b, width) float32
 
+RMSNorm(width, eps)(x), rms_norm(x, weight, eps)         root-mean-square norm over the last axis
+modulated_layer_norm(x, shift, scale, eps)   layer norm without weights, times 1 + scale, plus shift
+modulated_rms_norm(x, weight, scale, eps)    rms norm times 1 + scale
+gated_residual(x, gate, y)                   x + gate * y
+SwiGLU(width, hidden)(x), silu_gated(gate, value)        gated feed-forward of Llama's kind
+linear_gelu(x, layer)                        gelu_tanh(layer(x))
+rope_table(positions, widths, theta)         (l, axes) -> (l, d/2, 2) cosines and sines
+apply_rope(x, table), apply_rope_halves(x, table)        the turn of neighbouring, or of far, channels
+joint_attention(streams, heads, rope=, mask=)            qk-norm, rope and attention over several streams
+
 Images are (b, c, h, w) in channels_last memory: convolution weights are bound that way, and every module
 keeps it. So `x.permute(0, 2, 3, 1).flatten(1, 2)` is the tokens of an image, (b, h*w, c), and copies nothing.
 Attention inputs are views of a projection, (b, l, n*d) -> (b, l, n, d) -> (b, n, l, d), and the result's

@@ -15,17 +15,21 @@ _MAX_FUSED_WIDTH = 256
 _WIDE_BLOCK_BYTES = 256 << 20
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(d) + mask) v, arXiv 1706.03762 equation 1.
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: float | None = None
+) -> Tensor:
+    """softmax(scale q k^T + mask) v, arXiv 1706.03762 equation 1.
 
-    q: (b, n, l, d), k, v: (b, n, s, d), mask: broadcastable to (b, n, l, s), bool (False hides) or additive
+    q: (b, n, l, d), k, v: (b, n, s, d), mask: broadcastable to (b, n, l, s), bool (False hides) or additive,
+    scale: 1 / sqrt(d) if None
     ->  (b, n, l, d). Inputs may be strided views; nothing is copied where the device's kernel allows it.
     """
-    if mask is None and blocked_attention.supports(q):
+    is_plain = mask is None and scale is None
+    if is_plain and blocked_attention.supports(q):
         return blocked_attention.attention(q, k, v)
-    if mask is None and kernels.usable(q) and q.shape[-1] > _MAX_FUSED_WIDTH:
+    if is_plain and kernels.usable(q) and q.shape[-1] > _MAX_FUSED_WIDTH:
         return _wide_attention(q, k, v)
-    return F.scaled_dot_product_attention(q, k, v, mask)
+    return F.scaled_dot_product_attention(q, k, v, mask, scale=scale)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

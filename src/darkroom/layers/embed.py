@@ -1,11 +1,19 @@
-"""Embeddings of scalars."""
+"""Embeddings of tokens and of scalars."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+def embedding(rows: int, width: int) -> nn.Embedding:
+    """A table of vectors, (rows, width).
+
+    Not nn.Embedding's own normal weights: on the meta device torch imports its compiler to "draw" them.
+    """
+    return nn.Embedding(rows, width, _weight=torch.empty(rows, width).uniform_(-1, 1))
 
 
 def timestep_embedding(t: Tensor, width: int, max_period: float = 10000.0) -> Tensor:

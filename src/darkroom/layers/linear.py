@@ -54,3 +54,30 @@ class GEGLU(nn.Module):
         value, gate = self.proj(x).chunk(2, dim=-1)
         out: Tensor = value * F.gelu(gate)
         return out
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward without biases (arXiv 2002.05202): w2(silu(w1 x) * w3 x), named as Llama names it.
+
+    x: (..., D)  ->  (..., D)
+    """
+
+    def __init__(self, width: int, width_hidden: int) -> None:
+        super().__init__()
+        self.w1 = Linear(width, width_hidden, bias=False)
+        self.w2 = Linear(width_hidden, width, bias=False)
+        self.w3 = Linear(width, width_hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        out: Tensor = self.w2(silu_gated(self.w1(x), self.w3(x)))
+        return out
+
+
+def silu_gated(gate: Tensor, value: Tensor) -> Tensor:
+    """silu(gate) * value, elementwise."""
+    return F.silu(gate) * value
+
+
+def linear_gelu(x: Tensor, layer: nn.Module) -> Tensor:
+    """GELU, by its tanh approximation, of a projection; x: (..., D_in)  ->  (..., D_out)."""
+    return F.gelu(layer(x), approximate="tanh")

@@ -85,3 +85,41 @@ def group_norm(
     if not silu:
         return out
     return F.silu(out, inplace=not torch.is_grad_enabled())
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation over the last axis (arXiv 1910.07467), x: (..., D)  ->  (..., D)."""
+
+    def __init__(self, width: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return rms_norm(x, self.weight, self.eps)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
+    """x / rms(x) * weight over the last axis, in float32; x: (..., D), weight: (D,)  ->  (..., D)."""
+    return F.rms_norm(x.float(), weight.shape, weight.float(), eps).to(x.dtype)
+
+
+def modulated_layer_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
+    """Layer norm without weights, then (1 + scale) * x + shift: adaptive layer norm (arXiv 2212.09748).
+
+    x: (b, l, D), shift, scale: (b, 1, D)  ->  (b, l, D)
+    """
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=eps), 1 + scale)
+
+
+def modulated_rms_norm(x: Tensor, weight: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
+    """RMS norm with weights, then (1 + scale) * x.
+
+    x: (b, l, D), weight: (D,), scale: (b, 1, D)  ->  (b, l, D)
+    """
+    return rms_norm(x, weight, eps) * (1 + scale)
+
+
+def gated_residual(x: Tensor, gate: Tensor, y: Tensor) -> Tensor:
+    """x + gate * y: what a block adds to its stream; x, y: (b, l, D), gate: (b, 1, D)  ->  (b, l, D)."""
+    return torch.addcmul(x, gate, y)
