@@ -41,6 +41,17 @@ def test_float32_is_exact(shape: tuple[int, ...]) -> None:
     assert error(attention(q, k, v), formula(q, k, v)) < 1e-6
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.inference_mode()
+def test_scale_and_mask_take_the_place_of_the_usual_ones(dtype: torch.dtype) -> None:
+    q, k, v = heads_of_projections((2, 4, 30, 50, 64), dtype)
+    mask = torch.randn(1, 4, 30, 50).to(dtype)
+    for bias in (None, mask):
+        scores = 0.25 * (q.double() @ k.double().transpose(2, 3))
+        expected = (scores if bias is None else scores + bias).softmax(-1) @ v.double()
+        assert error(attention(q, k, v, bias, scale=0.25), expected) < (1e-6 if dtype.itemsize == 4 else 8e-3)
+
+
 @pytest.mark.parametrize("block_bytes", [1, 20_000, 16 << 20])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @torch.inference_mode()
