@@ -11,7 +11,8 @@ from darkroom.nets.vae.kl import AutoencoderKL, KLConfig
 
 SMALL = KLConfig(ch=32, ch_mult=(1, 2, 2, 2))
 WIDE_LATENT = KLConfig(ch=32, ch_mult=(1, 2), num_res_blocks=1, z_channels=8, embed_dim=8)
-CONFIGS = pytest.mark.parametrize("config", [SMALL, WIDE_LATENT], ids=("f8", "f2"))
+SD3 = KLConfig(ch=32, ch_mult=(1, 2, 2), z_channels=16, embed_dim=16, use_quant_conv=False)
+CONFIGS = pytest.mark.parametrize("config", [SMALL, WIDE_LATENT, SD3], ids=("f8", "f2", "sd3"))
 
 
 def random_vae(config: KLConfig) -> AutoencoderKL:
@@ -31,6 +32,8 @@ def diffusers_vae(config: KLConfig, net: AutoencoderKL) -> DiffusersKL:
         up_block_types=("UpDecoderBlock2D",) * levels,
         layers_per_block=config.num_res_blocks,
         latent_channels=config.embed_dim,
+        use_quant_conv=config.use_quant_conv,
+        use_post_quant_conv=config.use_quant_conv,
     )
     native = {f"first_stage_model.{name}": tensor for name, tensor in net.state_dict().items()}
     reference.load_state_dict(convert_ldm_vae_checkpoint(native, {**reference.config}), strict=True)
@@ -65,7 +68,12 @@ def test_config_is_read_from_shapes(config: KLConfig) -> None:
     assert KLConfig.from_shapes({name: tuple(p.shape) for name, p in net.state_dict().items()}) == config
 
 
-def test_full_size_has_the_published_parameter_count() -> None:
+@pytest.mark.parametrize(
+    ("config", "count"),
+    [(KLConfig(), 83_653_863), (KLConfig(z_channels=16, embed_dim=16, use_quant_conv=False), 83_819_683)],
+    ids=("sd1", "flux"),
+)
+def test_full_size_has_the_published_parameter_count(config: KLConfig, count: int) -> None:
     with torch.device("meta"):
-        net = AutoencoderKL(KLConfig())
-    assert sum(p.numel() for p in net.parameters()) == 83_653_863
+        net = AutoencoderKL(config)
+    assert sum(p.numel() for p in net.parameters()) == count

@@ -23,6 +23,7 @@ class KLConfig:
     ch: width of the first level; every width must be a multiple of 32. ch_mult: width of each level in ch.
     num_res_blocks: residual blocks of each encoder level; the decoder has one more.
     z_channels: of the encoder's and decoder's inner latent; embed_dim: of the latent that diffusion sees.
+    use_quant_conv: whether 1x1 convolutions stand between the two. SD3 and Flux have none.
     """
 
     in_channels: int = 3
@@ -32,6 +33,7 @@ class KLConfig:
     num_res_blocks: int = 2
     z_channels: int = 4
     embed_dim: int = 4
+    use_quant_conv: bool = True
 
     @property
     def downscale(self) -> int:
@@ -51,14 +53,17 @@ class KLConfig:
         blocks = 1
         while f"encoder.down.0.block.{blocks}.conv1.weight" in shapes:
             blocks += 1
+        z_channels = shapes["decoder.conv_in.weight"][1]
+        use_quant_conv = "post_quant_conv.weight" in shapes
         return cls(
             in_channels=shapes["encoder.conv_in.weight"][1],
             out_channels=shapes["decoder.conv_out.weight"][0],
             ch=ch,
             ch_mult=tuple(width // ch for width in widths),
             num_res_blocks=blocks,
-            z_channels=shapes["decoder.conv_in.weight"][1],
-            embed_dim=shapes["post_quant_conv.weight"][1],
+            z_channels=z_channels,
+            embed_dim=shapes["post_quant_conv.weight"][1] if use_quant_conv else z_channels,
+            use_quant_conv=use_quant_conv,
         )
 
 
@@ -227,18 +232,27 @@ class AutoencoderKL(nn.Module):
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        self.quant_conv = Conv2d(2 * config.z_channels, 2 * config.embed_dim, 1)
-        self.post_quant_conv = Conv2d(config.embed_dim, config.z_channels, 1)
+        if config.use_quant_conv:
+            self.quant_conv = Conv2d(2 * config.z_channels, 2 * config.embed_dim, 1)
+            self.post_quant_conv = Conv2d(config.embed_dim, config.z_channels, 1)
+        else:
+            self.register_module("quant_conv", None)
+            self.register_module("post_quant_conv", None)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the latent's normal distribution.
 
         x: (b, 3, H, W), pixels in [-1, 1]  ->  mean, logvar (b, c, h, w), logvar within [-30, 20]
         """
-        mean, logvar = self.quant_conv(self.encoder(x)).chunk(2, dim=1)
+        moments = self.encoder(x)
+        if self.quant_conv is not None:
+            moments = self.quant_conv(moments)
+        mean, logvar = moments.chunk(2, dim=1)
         return mean, logvar.clamp(-30.0, 20.0)
 
     def decode(self, z: Tensor) -> Tensor:
         """z: (b, c, h, w)  ->  (b, 3, H, W), pixels in about [-1, 1]."""
-        out: Tensor = self.decoder(self.post_quant_conv(z))
+        if self.post_quant_conv is not None:
+            z = self.post_quant_conv(z)
+        out: Tensor = self.decoder(z)
         return out
