@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from darkroom.layers.conv import Conv2d, UpsampleConv2d
+from darkroom.layers.conv import CausalConv3d, Conv2d, UpsampleConv2d
 
 TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 8e-3}
 DTYPES = pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
@@ -67,12 +67,37 @@ def test_bias_can_be_left_out() -> None:
 def test_upsampling_is_doubling_and_convolution(size: tuple[int, int, int], dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     b, h, w = size
-    conv = UpsampleConv2d(8).to(dtype=dtype, memory_format=NHWC)
+    conv = UpsampleConv2d(8, 6).to(dtype=dtype, memory_format=NHWC)
     x = image(b, 8, h, w, dtype=dtype)
     expected = double(conv, F.interpolate(x.double(), scale_factor=2.0))
     got = conv(x)
     assert got.is_contiguous(memory_format=NHWC)
     assert error(got, expected) < TOLERANCE[dtype]
+
+
+def causal(conv: CausalConv3d, x: Tensor) -> Tensor:
+    reach = conv.weight.shape[2] // 2
+    frames = torch.cat((x.new_zeros(*x.shape[:2], 2 * reach, *x.shape[3:]), x), dim=2)
+    return F.conv3d(
+        frames.double(), conv.weight.double(), conv.bias.double(), padding=(0, reach, reach)
+    )  # (b, c, t, h, w)
+
+
+@DTYPES
+@pytest.mark.parametrize("kernel", [1, 3])
+@torch.inference_mode()
+def test_causal_conv_of_pictures_and_of_frames(kernel: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    conv = CausalConv3d(6, 10, kernel).to(dtype)
+    conv.bias.normal_()
+    x, residual = (torch.randn(2, channels, 4, 5, 6).to(dtype) for channels in (6, 10))
+    expected = causal(conv, x)
+    assert error(conv(x), expected) < TOLERANCE[dtype]
+    assert error(conv(x, residual), expected + residual.double()) < TOLERANCE[dtype]
+    first = x[:, :, 0].contiguous(memory_format=NHWC)
+    assert error(conv(first), expected[:, :, 0]) < TOLERANCE[dtype]
+    assert error(conv(first, add_bias=False), expected[:, :, 0] - conv.bias.double()[:, None, None]) < 2e-2
+    assert conv(first).is_contiguous(memory_format=NHWC)
 
 
 def test_upsampling_has_gradients() -> None:

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from darkroom.api.errors import CheckpointError
+from darkroom.layers.conv import CausalConv3d
 from darkroom.quant.packed import PackedTensor
 from darkroom.weights.bind import bind_weights
 from darkroom.weights.checkpoint import open_checkpoint
@@ -78,6 +79,16 @@ def test_convolutions_are_channels_last_and_nothing_else_is() -> None:
     bind(module, MemorySource(weights()), torch.bfloat16)
     assert module.conv.weight.is_contiguous(memory_format=torch.channels_last)
     assert module.blocks[0].weight.is_contiguous()
+
+
+def test_a_module_may_say_how_its_weight_lies_in_memory() -> None:
+    with torch.device("meta"):
+        module = CausalConv3d(4, 8, 3)
+    weight, bias = torch.randn(8, 4, 3, 3, 3), torch.randn(8)
+    bind(module, MemorySource({"weight": weight, "bias": bias}), torch.bfloat16)
+    assert torch.equal(module.weight, weight.bfloat16())
+    assert module.weight[:, :, -1].is_contiguous(memory_format=torch.channels_last)
+    assert module.weight.to("cpu", copy=True).stride() == module.weight.stride()  # nor do moves change it
 
 
 def test_what_needs_no_change_is_used_as_it_lies_in_the_file(tmp_path: Path) -> None:

@@ -24,62 +24,52 @@ class Conv2d(nn.Conv2d):
     def __init__(
         self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, padding: int | None = None
     ) -> None:
-        super().__init__(
-            in_channels, out_channels, kernel, stride, kernel // 2 if padding is None else padding
-        )
+        self.margin = kernel // 2 if padding is None else padding
+        super().__init__(in_channels, out_channels, kernel, stride, self.margin)
 
     def forward(  # noqa: D102
         self, x: Tensor, residual: Tensor | None = None, *, add_bias: bool = True
     ) -> Tensor:
         bias = self.bias if add_bias else None
-        if x.is_contiguous(memory_format=torch.channels_last):
-            if self._is_per_pixel() and (kernels.usable(x) or onednn.usable(x)):
-                pixels = None if residual is None else residual.permute(0, 2, 3, 1)
-                return linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), bias, pixels).permute(0, 3, 1, 2)
-            if kernels.usable(x) and (
-                residual is None or residual.is_contiguous(memory_format=torch.channels_last)
-            ):
-                return self._convolve(x, bias, residual)
-        out = F.conv2d(x, self.weight, bias, self.stride, self.padding)
-        if residual is None:
-            return out
-        return out + residual if torch.is_grad_enabled() else out.add_(residual)
+        return convolve(x, self.weight, bias, self.stride[0], self.margin, residual)
 
-    def _convolve(self, x: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
-        """The convolution on CUDA and one pass for all that is added; torch spends one on the bias alone."""
-        from darkroom.layers.kernels import pointwise
 
-        if self._is_narrow(x):
-            patches = pointwise.patches(x.permute(0, 2, 3, 1), self.stride[0])
-            out = F.linear(patches, self.weight.permute(0, 2, 3, 1).flatten(1))
-        else:
-            out = F.conv2d(x, self.weight, None, self.stride, self.padding).permute(0, 2, 3, 1).contiguous()
-        if bias is not None or residual is not None:
-            pointwise.add_(out, bias, None if residual is None else residual.permute(0, 2, 3, 1))
-        return out.permute(0, 3, 1, 2)
+class CausalConv3d(nn.Module):
+    """Convolution over frames that sees no later frame (+ residual); before the first one there are zeros.
 
-    def _is_narrow(self, x: Tensor) -> bool:
-        """Whether the pixels are so few that reading the weights is the work, which a matrix product does."""
-        b, _, h, w = x.shape
-        return (
-            self.kernel_size == (3, 3)
-            and self.padding == (1, 1)
-            and self.weight.is_contiguous(memory_format=torch.channels_last)
-            and b * h * w <= NARROW_PIXELS * self.stride[0] * self.stride[1]
-        )
+    x, residual: pictures, each a first frame, (b, c, h, w), or videos (b, c, t, h, w); sizes are kept
 
-    def _is_per_pixel(self) -> bool:
-        return self.kernel_size == (1, 1) and self.stride == (1, 1)
+    Of a picture only the last tap in time sees anything: it is a 2-D convolution. For that the tap has to lie
+    in one piece, which `memory_order` tells those who place the weight; it may lie otherwise.
+    """
+
+    memory_order = (2, 0, 3, 4, 1)
+    """Axes of the weight (c_out, c_in, t, h, w), outermost first: taps, each in channels_last memory."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
+
+    def forward(  # noqa: D102
+        self, x: Tensor, residual: Tensor | None = None, *, add_bias: bool = True
+    ) -> Tensor:
+        bias, reach = self.bias if add_bias else None, self.weight.shape[-1] // 2
+        if x.dim() == 4:
+            return convolve(x, self.weight[:, :, -1], bias, 1, reach, residual)
+        out = F.conv3d(F.pad(x, (reach,) * 4 + (2 * reach, 0)), self.weight, bias)
+        return out if residual is None else out + residual
 
 
 class UpsampleConv2d(Conv2d):
     """Doubles an image by nearest neighbours, then convolves it 3x3.
 
-    x: (b, c, h, w)  ->  (b, c, 2h, 2w)
+    x: (b, c, h, w)  ->  (b, out_channels or c, 2h, 2w)
     """
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, channels, 3)
+    def __init__(self, channels: int, out_channels: int | None = None) -> None:
+        super().__init__(channels, channels if out_channels is None else out_channels, 3)
 
     def forward(  # noqa: D102
         self, x: Tensor, residual: Tensor | None = None, *, add_bias: bool = True
@@ -88,6 +78,62 @@ class UpsampleConv2d(Conv2d):
             out = _upsample_conv(x, self.weight, self.bias if add_bias else None)
             return out if residual is None else out.add_(residual)
         return super().forward(double(x), residual, add_bias=add_bias)
+
+
+def convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int = 1,
+    padding: int = 0,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """Convolution, plus bias and residual.
+
+    x: (b, c_in, h, w), weight: (c_out, c_in, k, k), bias: (c_out,), residual: (b, c_out, h', w')
+    ->  (b, c_out, h', w')
+    """
+    if x.is_contiguous(memory_format=torch.channels_last):
+        is_per_pixel = weight.shape[2:] == (1, 1) and stride == 1
+        if is_per_pixel and (kernels.usable(x) or onednn.usable(x)):
+            pixels = None if residual is None else residual.permute(0, 2, 3, 1)
+            return linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias, pixels).permute(0, 3, 1, 2)
+        if kernels.usable(x) and (
+            residual is None or residual.is_contiguous(memory_format=torch.channels_last)
+        ):
+            return _convolve_on_cuda(x, weight, bias, stride, padding, residual)
+    out = F.conv2d(x, weight, bias, stride, padding)
+    if residual is None:
+        return out
+    return out + residual if torch.is_grad_enabled() else out.add_(residual)
+
+
+def _convolve_on_cuda(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, residual: Tensor | None
+) -> Tensor:
+    """The convolution and one pass for all that is added; torch spends one on the bias alone."""
+    from darkroom.layers.kernels import pointwise
+
+    if _is_narrow(x, weight, stride, padding):
+        out = F.linear(
+            pointwise.patches(x.permute(0, 2, 3, 1), stride), weight.permute(0, 2, 3, 1).flatten(1)
+        )
+    else:
+        out = F.conv2d(x, weight, None, stride, padding).permute(0, 2, 3, 1).contiguous()
+    if bias is not None or residual is not None:
+        pointwise.add_(out, bias, None if residual is None else residual.permute(0, 2, 3, 1))
+    return out.permute(0, 3, 1, 2)
+
+
+def _is_narrow(x: Tensor, weight: Tensor, stride: int, padding: int) -> bool:
+    """Whether the pixels are so few that reading the weights is the work, which a matrix product does."""
+    b, _, h, w = x.shape
+    return (
+        weight.shape[2:] == (3, 3)
+        and padding == 1
+        and weight.is_contiguous(memory_format=torch.channels_last)
+        and b * h * w <= NARROW_PIXELS * stride * stride
+    )
 
 
 def double(x: Tensor) -> Tensor:

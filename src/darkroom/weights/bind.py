@@ -38,7 +38,8 @@ def bind_weights(
 ) -> None:
     """Sets every parameter and buffer of `net` from the tensor of the same name.
 
-    Floats become `dtype` on `device`; convolutions are stored channels last. One that is so already
+    Floats become `dtype` on `device`; convolutions are stored channels last, and weights of a module that
+    has a `memory_order` with their axes in that order, outermost first. One that is so already
     is used as it lies in the file; of any other, the file's memory is given back once it is converted.
     on_bytes hears the size in the file of each tensor done.
 
@@ -50,7 +51,7 @@ def bind_weights(
         raw = source.read(name)
         owner, _, attribute = name.rpartition(".")
         module = net.get_submodule(owner)
-        tensor = _converted(raw, device, dtype, is_conv=isinstance(module, nn.Conv2d))
+        tensor = _converted(raw, device, dtype, _memory_order(module, len(raw.shape)))
         is_parameter = isinstance(expected[name], nn.Parameter)
         setattr(module, attribute, nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor)
         if tensor is not raw:
@@ -62,20 +63,27 @@ def bind_weights(
     assert device.type == "meta" or not unfilled, f"{subject}: no checkpoint fills {unfilled[:3]}"
 
 
+def _memory_order(module: nn.Module, dims: int) -> tuple[int, ...]:
+    """The axes of a weight of `module` that has `dims` of them, outermost in memory first."""
+    channels_last = (0, 2, 3, 1) if isinstance(module, nn.Conv2d) else ()
+    order: tuple[int, ...] = getattr(module, "memory_order", channels_last)
+    return order if len(order) == dims else tuple(range(dims))
+
+
 def _converted(
-    raw: Tensor | PackedTensor, device: torch.device, dtype: torch.dtype, *, is_conv: bool
+    raw: Tensor | PackedTensor, device: torch.device, dtype: torch.dtype, order: tuple[int, ...]
 ) -> Tensor:
-    """`raw` itself if nothing about it has to change."""
+    """`raw` itself if nothing about it has to change. order: its axes, outermost in memory first."""
     if isinstance(raw, PackedTensor):
         scale = None if raw.scale is None else raw.scale.to(device)
         tensor = PackedTensor(raw.data.to(device), raw.format, raw.shape, scale).decode(dtype)
     else:
         tensor = raw.to(device)
     kind = dtype if tensor.is_floating_point() else tensor.dtype
-    layout = torch.channels_last if is_conv and tensor.dim() == 4 else torch.contiguous_format
-    if tensor.dtype == kind and tensor.is_contiguous(memory_format=layout):
+    if tensor.dtype == kind and tensor.permute(order).is_contiguous():
         return tensor
-    target = torch.empty(tensor.shape, dtype=kind, device=device, memory_format=layout)
+    in_memory = torch.empty([tensor.shape[axis] for axis in order], dtype=kind, device=device)
+    target = in_memory.permute([order.index(axis) for axis in range(tensor.dim())])
     if (
         tensor.dtype == torch.float16
         and kind == torch.bfloat16
