@@ -40,7 +40,7 @@ def test_a_model_without_vae_needs_one(checkpoint: Path, tmp_path: Path) -> None
     bare, vae = tmp_path / "bare.safetensors", tmp_path / "vae.safetensors"
     save_file({n: t for n, t in load_file(checkpoint).items() if not n.startswith(VAE)}, bare)
     save_file(vae_of(checkpoint), vae)
-    with pytest.raises(CheckpointError, match="no complete VAE"):
+    with pytest.raises(CheckpointError, match=r"a KL autoencoder .* is missing; give its file with --vae"):
         open_model(EngineConfig(model=bare))
     open_model(EngineConfig(model=bare, vae=vae)).close()
 
@@ -48,7 +48,7 @@ def test_a_model_without_vae_needs_one(checkpoint: Path, tmp_path: Path) -> None
 def test_a_file_without_autoencoder_is_no_vae(checkpoint: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     save_file({"x": torch.ones(1)}, path)
-    with pytest.raises(CheckpointError, match="holds no autoencoder"):
+    with pytest.raises(CheckpointError, match="--vae: this is no autoencoder that is known"):
         open_model(EngineConfig(model=checkpoint, vae=path))
 
 

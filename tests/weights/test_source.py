@@ -30,7 +30,7 @@ def test_a_companion_file_replaces_everything_under_its_prefix(tmp_path: Path) -
     model = view(
         tmp_path / "a", {"unet.x": torch.zeros(1), "vae.x": torch.zeros(2), "vae.old": torch.zeros(2)}
     )
-    vae = view(tmp_path / "b", {"x": torch.ones(2), "new": torch.ones(3)})
+    vae = view(tmp_path / "b", {"vae.x": torch.ones(2), "vae.new": torch.ones(3)})
     merged = model.replaced("vae.", vae)
     assert merged.index.shapes() == {"unet.x": (1,), "vae.x": (2,), "vae.new": (3,)}
     assert torch.equal(merged.read("vae.x"), torch.ones(2))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from darkroom.api.names import ComputeType, PredictionType, RngType
+from darkroom.api.names import ComputeType, PredictionType, RngType, Role
 from darkroom.api.options import opt
 
 
@@ -17,6 +17,26 @@ class EngineConfig(BaseModel):
 
     model: Path | None = opt(
         None, "path to full model (default: the built-in model)", "-m", "--model", metavar="PATH"
+    )
+    diffusion_model: Path | None = opt(
+        None, "path to the diffusion network alone", "--diffusion-model", metavar="PATH"
+    )
+    clip_l: Path | None = opt(None, "path to the CLIP-L text encoder", "--clip_l", metavar="PATH")
+    clip_g: Path | None = opt(None, "path to the CLIP-G text encoder", "--clip_g", metavar="PATH")
+    t5xxl: Path | None = opt(None, "path to the T5-XXL text encoder", "--t5xxl", metavar="PATH")
+    llm: Path | None = opt(
+        None,
+        "path to the language model that encodes text (Qwen-Image: Qwen2.5-VL-7B, Z-Image: Qwen3-4B)",
+        "--llm",
+        "--qwen2vl",
+        metavar="PATH",
+    )
+    llm_vision: Path | None = opt(
+        None,
+        "path to the language model's vision tower, for reference images (mmproj)",
+        "--llm_vision",
+        "--qwen2vl_vision",
+        metavar="PATH",
     )
     vae: Path | None = opt(None, "path to a standalone vae model", "--vae", metavar="PATH")
     embd_dir: Path | None = opt(
@@ -76,6 +96,13 @@ class EngineConfig(BaseModel):
         metavar="RNG",
         label="sampler rng type",
     )
+    model_args: str = opt(
+        "",
+        "more model options, key=value, comma-separated",
+        "--model-args",
+        metavar="LIST",
+        concat=True,
+    )
     prediction: PredictionType | None = opt(
         None,
         "what the network predicts (default: found out from the file)",
@@ -83,3 +110,8 @@ class EngineConfig(BaseModel):
         metavar="TYPE",
         label="prediction type",
     )
+
+    @property
+    def files(self) -> dict[Role, Path]:
+        """The files that were named, by their role, the main one first."""
+        return {role: path for role in Role if (path := getattr(self, role.value)) is not None}

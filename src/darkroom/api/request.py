@@ -36,6 +36,20 @@ class GenerationRequest(BaseModel):
     mask_image: ImageSource | None = opt(
         None, "inpainting mask: white is drawn anew", "--mask", metavar="PATH"
     )
+    ref_images: tuple[ImageSource, ...] = opt(
+        (),
+        "reference image of an edit model; give it once for each image",
+        "-r",
+        "--ref-image",
+        metavar="PATH",
+    )
+    ref_image_args: str = opt(
+        "",
+        "more options of reference images, key=value, comma-separated",
+        "--ref-image-args",
+        metavar="LIST",
+        concat=True,
+    )
     width: int | None = opt(
         None, "image width (default: the init image's, else the model's)", "-W", "--width", metavar="PX", gt=0
     )
@@ -59,6 +73,14 @@ class GenerationRequest(BaseModel):
         None,
         "classifier-free guidance scale (default: the model's, usually 7)",
         "--cfg-scale",
+        metavar="SCALE",
+        ge=0,
+        allow_inf_nan=False,
+    )
+    guidance: float | None = opt(
+        None,
+        "guidance that a distilled network is told, such as Flux dev's 3.5 (default: the model's)",
+        "--guidance",
         metavar="SCALE",
         ge=0,
         allow_inf_nan=False,
@@ -91,6 +113,14 @@ class GenerationRequest(BaseModel):
         "--sigmas",
         metavar="LIST",
         min_length=2,
+    )
+    flow_shift: float | None = opt(
+        None,
+        "shift of the noise levels of flow models (default: the model's)",
+        "--flow-shift",
+        metavar="SHIFT",
+        ge=0,
+        allow_inf_nan=False,
     )
     timestep_shift: int = opt(
         0,

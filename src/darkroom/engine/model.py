@@ -14,15 +14,15 @@ from torch import Tensor
 
 from darkroom.api.config import EngineConfig
 from darkroom.api.errors import CheckpointError
-from darkroom.api.names import Module
+from darkroom.api.names import Module, Role
 from darkroom.families import discover
 from darkroom.families.base import Family
 from darkroom.runtime.budget import format_bytes
+from darkroom.sampling.extra_args import parse_extra_args
 from darkroom.weights.checkpoint import Checkpoint, open_checkpoint
 from darkroom.weights.identify import describe_unknown
 from darkroom.weights.keys import KeyRules, Rename
 from darkroom.weights.source import TensorSource, TensorView, open_source
-from darkroom.weights.spellings import VAE
 
 logger = logging.getLogger(__name__)
 
@@ -57,19 +57,30 @@ def builtin_model() -> Path:
 def open_model(config: EngineConfig) -> Model:
     """Opens the files of `config` and finds out what they are, from headers alone.
 
-    Raises CheckpointError for files that cannot be read and models that no family knows.
+    Raises CheckpointError for files that cannot be read, models that no family knows and companions that are
+    missing or another model's.
     """
-    path = config.model or builtin_model()
+    paths = config.files
+    if Role.MODEL not in paths and Role.DIFFUSION_MODEL not in paths:
+        if paths:
+            raise CheckpointError(
+                f"{next(iter(paths)).flag}: belongs to a model; add --diffusion-model with its diffusion "
+                "network, or -m with a full model"
+            )
+        paths = {Role.MODEL: builtin_model()}
     with ExitStack() as opened:
-        checkpoint = opened.enter_context(open_checkpoint(path))
-        vae = opened.enter_context(open_checkpoint(config.vae)) if config.vae else None
-        family, architecture, view = recognise(checkpoint, vae)
-        logger.info("model: %s, %s, %s", path.name, family.title, format_bytes(checkpoint.nbytes))
+        files = {role: opened.enter_context(open_checkpoint(path)) for role, path in paths.items()}
+        family, architecture, view = recognise(files)
+        main = files.get(Role.DIFFUSION_MODEL) or files[Role.MODEL]
+        size = format_bytes(sum(file.nbytes for file in files.values()))
+        logger.info("model: %s, %s, %s", main.path.name, family.title, size)
         logger.debug("%s: %s", family.name, architecture)
+        model_args = parse_extra_args(config.model_args, "--model-args", family.model_args)
+        architecture = family.configure(architecture, model_args)
         alphas = view.read(ALPHAS_CUMPROD) if ALPHAS_CUMPROD in view.index else None
         specs = family.modules(architecture)
         return Model(
-            path,
+            main.path,
             family,
             architecture,
             {module: view.under(spec.prefix) for module, spec in specs.items()},
@@ -78,37 +89,66 @@ def open_model(config: EngineConfig) -> Model:
         )
 
 
-def recognise(checkpoint: Checkpoint, vae: Checkpoint | None = None) -> tuple[Family[Any], Any, TensorView]:
-    """The one family that knows the file, what it read from it, and the file under native names.
+def recognise(files: Mapping[Role, Checkpoint]) -> tuple[Family[Any], Any, TensorView]:
+    """The one family that knows the files, what it read from them, and all of them under native names.
 
-    vae: an autoencoder in a file of its own, which takes the place of the checkpoint's.
-    Raises CheckpointError that names the closest family when none knows the file.
+    Raises CheckpointError that names the closest family when none knows them, and for a file that holds
+    nothing for its role.
     """
     views: dict[Family[Any], TensorView] = {}
     for family in discover():
-        view = open_source(checkpoint, family.key_rules())
-        if vae is not None:
-            view = view.replaced(VAE, _standalone_vae(vae, family))
+        view = merged(files, family)
         architecture = family.detect(view.index)
         if architecture is not None:
+            _check_roles(files, family, view)
             return family, architecture, view
         views[family] = view
     closest = max(views, key=lambda family: len(views[family].index.keys() & set(family.landmarks)))
     landmarks = {family.title: family.landmarks for family in views}
-    raise CheckpointError(f"{checkpoint.path}: {describe_unknown(views[closest].index, landmarks)}")
+    main = files.get(Role.DIFFUSION_MODEL) or files[Role.MODEL]
+    raise CheckpointError(f"{main.path}: {describe_unknown(views[closest].index, landmarks)}")
 
 
-def _standalone_vae(checkpoint: Checkpoint, family: Family[Any]) -> TensorView:
-    """A VAE file under the network's names, whether its own have a prefix or none, LDM's or diffusers'.
+def merged(files: Mapping[Role, Checkpoint], family: Family[Any]) -> TensorView:
+    """All files as one under native names; a part in a file of its own takes the place of the main file's."""
+    rules = family.key_rules()
+    whole = open_source(files[Role.MODEL], rules) if Role.MODEL in files else None
+    for role, file in files.items():
+        if role is not Role.MODEL:
+            part = _part(file, role, family.prefix(role), rules)
+            whole = part if whole is None else whole.replaced(family.prefix(role), part)
+    assert whole is not None, "there is a main file"
+    return whole
 
-    Raises CheckpointError when the file holds no such VAE.
-    """
-    is_bare = not any(name.startswith((VAE, "vae.")) for name in checkpoint.index)
-    added = KeyRules((Rename("^", VAE),) if is_bare else ())
-    view = open_source(checkpoint, added + family.key_rules()).under(VAE)
-    if "decoder.conv_in.weight" not in view.index:
-        raise CheckpointError(
-            f"{checkpoint.path}: holds no autoencoder (no decoder.conv_in.weight in its "
-            f"{len(checkpoint.index)} tensors); --vae takes a KL autoencoder with 4 latent channels"
-        )
-    return view
+
+# How files of one network, and full checkpoints that a network is taken from, begin the names of its tensors.
+PREFIXES: Mapping[Role, tuple[str, ...]] = {
+    Role.DIFFUSION_MODEL: ("model.diffusion_model.", "diffusion_model.", "transformer.", "unet."),
+    Role.CLIP_L: ("text_encoders.", "clip_l.", "cond_stage_model.", "conditioner.", "te."),
+    Role.CLIP_G: ("text_encoders.", "clip_g.", "conditioner.", "te2."),
+    Role.T5XXL: ("text_encoders.", "t5xxl.", "te2.", "te3."),
+    Role.LLM: ("text_encoders.", "te."),
+    Role.LLM_VISION: ("text_encoders.", "te."),
+    Role.VAE: ("first_stage_model.", "vae."),
+}
+
+
+def _part(checkpoint: Checkpoint, role: Role, prefix: str, rules: KeyRules) -> TensorView:
+    """A companion's tensors. From a full checkpoint only those of its role, from any other file all."""
+    if any(name.startswith(PREFIXES[role]) for name in checkpoint.index):
+        return open_source(checkpoint, rules).only(prefix)
+    return open_source(checkpoint, KeyRules((Rename("^", role.prefix),)) + rules)
+
+
+def _check_roles(files: Mapping[Role, Checkpoint], family: Family[Any], view: TensorView) -> None:
+    known = {companion.role for companion in family.companions}
+    for role, file in files.items():
+        prefix = family.prefix(role)
+        if role not in (Role.MODEL, *known):
+            logger.warning("%s: %s has no use for %s", role.flag, family.title, file.path.name)
+        elif not any(name.startswith(prefix) for name in view.index):
+            examples = ", ".join(list(file.index)[:3])
+            raise CheckpointError(
+                f"{file.path}: holds nothing for {role.flag} in its {len(file.index)} tensors "
+                f"({examples}...); a file of that network alone fits, or a full checkpoint with it"
+            )

@@ -74,7 +74,7 @@ def _encode(vae: nn.Module, pixels: Tensor, latent: LatentFormat, draws: Rng) ->
     mean, logvar = vae.encode(pixels.to(weight.device, weight.dtype))  # type: ignore[operator]
     mean, deviation = mean.float(), (0.5 * logvar.float()).exp()
     sampled: Tensor = mean + deviation * draws.randn(tuple(mean.shape)).to(mean.device)
-    return (sampled - latent.shift) * latent.scale
+    return latent.from_vae(sampled)
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def decode(vae: nn.Module, latent: Tensor, form: LatentFormat) -> Image:
     Raises DarkroomError when the network's output is no number, which would be a black picture.
     """
     weight = next(vae.parameters())
-    z = latent.to(weight.device) / form.scale + form.shift
+    z = form.to_vae(latent.to(weight.device))
     pixels = vae.decode(z.to(weight.dtype))  # type: ignore[operator]
     if not torch.isfinite(pixels).all():
         raise DarkroomError(

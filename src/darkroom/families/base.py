@@ -12,9 +12,11 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from darkroom.api.names import Module, PredictionType, SampleMethod, Scheduler
+from darkroom.api.names import Module, PredictionType, Role, SampleMethod, Scheduler
 from darkroom.core.pixels import mask_to_latent
 from darkroom.families.companions import Companion
+from darkroom.sampling.extra_args import ExtraArgs
+from darkroom.sampling.schedules import FLUX_SHIFT, ResolutionShift
 from darkroom.weights.index import TensorIndex
 from darkroom.weights.keys import KeyRules
 
@@ -53,7 +55,9 @@ class SampleDefaults:
     """What a request gets where it says nothing.
 
     guidance: what a network distilled with guidance is told, or None for one that takes none.
-    flow_shift: of the schedule of flow models; None where the schedule follows the picture's size.
+    flow_shift: of the noise levels of flow models; None for the prediction's own.
+    patch: latent pixels that a token covers in each direction; the `flux` schedule and its like count tokens.
+    resolution_shift: how the `flux` schedule follows the picture's size.
     """
 
     method: SampleMethod
@@ -66,6 +70,8 @@ class SampleDefaults:
     clip_skip: int = 1
     guidance: float | None = None
     flow_shift: float | None = None
+    patch: int = 1
+    resolution_shift: ResolutionShift = FLUX_SHIFT
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,8 @@ class Conditioning:
     vector: pooled embedding (b, D) or None. guidance: (b,) or None.
     concat: extra input channels (b, c, h, w) of inpainting models, or None.
     references: latents of reference images, (b, c, h_i, w_i) each.
+    increase_reference_index: whether their positions on the first axis are 1, 2, ... or all the same; None is
+    the family's own way.
     """
 
     context: Tensor
@@ -84,6 +92,7 @@ class Conditioning:
     guidance: Tensor | None = None
     concat: Tensor | None = None
     references: tuple[Tensor, ...] = ()
+    increase_reference_index: bool | None = None
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Conditioning:
         """The same with every tensor changed, for example moved."""
@@ -98,6 +107,7 @@ class Conditioning:
             changed(self.guidance),
             changed(self.concat),
             tuple(change(reference) for reference in self.references),
+            self.increase_reference_index,
         )
 
 
@@ -178,11 +188,12 @@ class Family(ABC, Generic[C]):
         Raises CheckpointError for a companion that is missing or another model's.
         """
 
-    def configure(self, config: C, model_args: Mapping[str, str]) -> C:
-        """The architecture with what --model-args says about it; keys are those of `model_args`.
+    def prefix(self, role: Role) -> str:
+        """Where the part of a role lives under native names."""
+        return role.prefix
 
-        Raises RequestError for a value that is none.
-        """
+    def configure(self, config: C, model_args: ExtraArgs) -> C:
+        """The architecture with what --model-args says about it; keys are those of `model_args`."""
         return config
 
     @abstractmethod

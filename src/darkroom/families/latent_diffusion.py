@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.api.errors import CheckpointError
-from darkroom.api.names import Module, SampleMethod, Scheduler
+from darkroom.api.names import Module, Role, SampleMethod, Scheduler
 from darkroom.families.base import Conditioning, Family, LatentFormat, ModuleSpec, SampleDefaults
+from darkroom.families.companions import Companion, read_companion
 from darkroom.nets.te.clip import Activation, CLIPTextConfig, CLIPTextModel
 from darkroom.nets.unet import UNetConfig, UNetModel
 from darkroom.nets.vae.kl import AutoencoderKL, KLConfig
@@ -23,6 +24,17 @@ LATENT = LatentFormat(channels=4, downscale=8, scale=0.18215)
 
 # Input channels: latents, and for inpainting models the mask and the latents of what it leaves.
 TEXT_TO_IMAGE, INPAINTING = 4, 9
+
+AUTOENCODER = Companion(
+    Role.VAE,
+    "a KL autoencoder with 4 latent channels",
+    ("vae-ft-mse-840000-ema-pruned.safetensors (stabilityai/sd-vae-ft-mse-original)",),
+)
+TEXT_ENCODER = Companion(
+    Role.CLIP_L,
+    "the CLIP text encoder",
+    ("model.safetensors of text_encoder (stable-diffusion-v1-5/stable-diffusion-v1-5)",),
+)
 
 LANDMARKS = (
     f"{UNET}input_blocks.0.0.weight",
@@ -66,26 +78,22 @@ def read_unet(index: TensorIndex) -> UNetConfig | None:
     return unet if unet.in_channels in (TEXT_TO_IMAGE, INPAINTING) else None
 
 
-def read_config(index: TensorIndex, unet: UNetConfig, activation: Activation) -> LatentDiffusionConfig:
+def read_config(
+    index: TensorIndex, unet: UNetConfig, activation: Activation, needed_by: str
+) -> LatentDiffusionConfig:
     """The architecture of a file whose UNet is known.
 
-    activation: the text encoder's, which no shape tells.
+    activation: the text encoder's, which no shape tells. needed_by: the family's title.
 
     Raises CheckpointError when the file lacks the autoencoder or the text encoder.
     """
-    try:
-        vae = KLConfig.from_shapes(index.under(VAE).shapes())
-    except KeyError as err:
-        raise CheckpointError(
-            f"model: has a UNet but no complete VAE ({VAE}{err.args[0]} is missing); "
-            "a full checkpoint is needed, or --vae with the file of one"
-        ) from err
+    vae = read_companion(index, AUTOENCODER, needed_by, KLConfig.from_shapes, _unfit_autoencoder)
     try:
         te = CLIPTextConfig.from_shapes(index.under(TE).shapes(), activation)
     except (KeyError, ValueError) as err:
         raise CheckpointError(
             f"model: has a UNet but no complete text encoder under {TE}; "
-            "a full checkpoint or a folder with text_encoder is needed"
+            f"a full checkpoint, a folder with text_encoder or {Role.CLIP_L.flag} is needed"
         ) from err
     if te.hidden_size != unet.context_dim:
         raise CheckpointError(
@@ -94,6 +102,10 @@ def read_config(index: TensorIndex, unet: UNetConfig, activation: Activation) ->
         )
     width, height = read_size(index.metadata)
     return LatentDiffusionConfig(unet, vae, te, width, height)
+
+
+def _unfit_autoencoder(vae: KLConfig) -> str | None:
+    return None if vae.embed_dim == LATENT.channels else f"{vae.embed_dim} latent channels"
 
 
 def read_size(metadata: Mapping[str, str]) -> tuple[int, int]:
@@ -107,6 +119,7 @@ class LatentDiffusion(Family[LatentDiffusionConfig]):
 
     latent = LATENT
     landmarks = LANDMARKS
+    companions = (AUTOENCODER, TEXT_ENCODER)
     clip_skip: ClassVar[int]
     """At which layer from the end the text is taken where the request says nothing; 1 is the last."""
 
@@ -116,6 +129,10 @@ class LatentDiffusion(Family[LatentDiffusionConfig]):
             Module.DIFFUSION: ModuleSpec(UNET, lambda: _on_meta(lambda: UNetModel(config.unet))),
             Module.VAE: ModuleSpec(VAE, lambda: _on_meta(lambda: AutoencoderKL(config.vae))),
         }
+
+    def prefix(self, role: Role) -> str:
+        """These files name their one text encoder in a way of their own."""
+        return TE if role is Role.CLIP_L else role.prefix
 
     def inpaints(self, config: LatentDiffusionConfig) -> bool:  # noqa: D102
         return config.unet.in_channels == INPAINTING

@@ -1,11 +1,11 @@
-"""`--extra-sample-args`: options of single samplers, schedules and guidance rules, as key=value."""
+"""Options written as key=value: `--extra-sample-args` of samplers, schedules and guidance, and their like."""
 
 from __future__ import annotations
 
 import difflib
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -34,9 +34,13 @@ KNOWN_KEYS = frozenset(
 
 @dataclass(frozen=True)
 class ExtraArgs:
-    """Parsed key=value options. A getter warns, once, of a value it cannot take and returns the default."""
+    """Parsed key=value options. A getter warns, once, of a value it cannot take and returns the default.
+
+    flag: the option they are from, for warnings.
+    """
 
     values: Mapping[str, str] = field(default_factory=dict)
+    flag: str = "--extra-sample-args"
     _refused: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def text(self, key: str, default: str = "") -> str:
@@ -68,7 +72,7 @@ class ExtraArgs:
                 return value
         if key not in self._refused:
             self._refused.add(key)
-            logger.warning("--extra-sample-args: ignoring '%s=%s'; %s is used", key, text, default)
+            logger.warning("%s: ignoring '%s=%s'; %s is used", self.flag, key, text, default)
         return default
 
 
@@ -80,10 +84,12 @@ _SWITCHES = {"1": True, "true": True, "yes": True, "on": True} | {
 }
 
 
-def parse_extra_args(text: str) -> ExtraArgs:
+def parse_extra_args(
+    text: str, flag: str = "--extra-sample-args", known: Collection[str] = KNOWN_KEYS
+) -> ExtraArgs:
     """Split `text` on `,` or `;` into key=value pairs; the last of equal keys wins.
 
-    An entry without `=` and a key that nothing reads are warned about and ignored.
+    An entry without `=` and a key that is not known are warned about and ignored.
     """
     values: dict[str, str] = {}
     for entry in text.replace(";", ",").split(","):
@@ -91,11 +97,12 @@ def parse_extra_args(text: str) -> ExtraArgs:
             continue
         key, equals, value = (part.strip() for part in entry.partition("="))
         if not equals:
-            logger.warning("--extra-sample-args: ignoring '%s'; an entry is written key=value", entry)
-        elif key not in KNOWN_KEYS:
-            close = difflib.get_close_matches(key, KNOWN_KEYS, n=1)
-            hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(sorted(KNOWN_KEYS))}"
-            logger.warning("--extra-sample-args: ignoring unknown key '%s'; %s", key, hint)
+            logger.warning("%s: ignoring '%s'; an entry is written key=value", flag, entry)
+        elif key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            names = f"known keys: {', '.join(sorted(known)) or 'none'}"
+            hint = f"did you mean '{close[0]}'?" if close else names
+            logger.warning("%s: ignoring unknown key '%s'; %s", flag, key, hint)
         else:
             values[key] = value
-    return ExtraArgs(values)
+    return ExtraArgs(values, flag)

@@ -223,27 +223,50 @@ class _Denoiser:
         return self._expanded[n]
 
 
-def _expand(cond: Any, n: int) -> Any:  # noqa: ANN401
-    def expand(value: Any) -> Any:  # noqa: ANN401
-        return value.expand(n, *value.shape[1:]) if isinstance(value, Tensor) and len(value) == 1 else value
+def _expand(value: Any, n: int) -> Any:  # noqa: ANN401
+    """A conditioning of batch size 1 for n images, tensor by tensor."""
+    if isinstance(value, Tensor):
+        return value.expand(n, *value.shape[1:]) if len(value) == 1 else value
+    if isinstance(value, tuple):
+        return tuple(_expand(part, n) for part in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.replace(value, **{name: _expand(part, n) for name, part in _fields(value)})
+    return value
 
-    return dataclasses.replace(
-        cond, **{f.name: expand(getattr(cond, f.name)) for f in dataclasses.fields(cond)}
-    )
+
+class _Different(Exception):
+    """Two conditionings that cannot be one batch."""
 
 
 def _join(first: Any, second: Any) -> Any | None:  # noqa: ANN401
     """One conditioning of both batches, or None where a tensor differs in shape or is there only once."""
-    joined: dict[str, Any] = {}
-    for f in dataclasses.fields(first):
-        a, b = getattr(first, f.name), getattr(second, f.name)
-        if isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape:
-            joined[f.name] = torch.cat([a, b])
-        elif a is None and b is None:
-            joined[f.name] = None
-        else:
-            return None
-    return dataclasses.replace(first, **joined)
+    try:
+        return _joined(first, second)
+    except _Different:
+        return None
+
+
+def _joined(first: Any, second: Any) -> Any:  # noqa: ANN401
+    if type(first) is not type(second):
+        raise _Different
+    if isinstance(first, Tensor):
+        if first.shape != second.shape:
+            raise _Different
+        return torch.cat([first, second])
+    if isinstance(first, tuple):
+        if len(first) != len(second):
+            raise _Different
+        return tuple(_joined(a, b) for a, b in zip(first, second, strict=True))
+    if dataclasses.is_dataclass(first) and not isinstance(first, type):
+        parts = {name: _joined(part, getattr(second, name)) for name, part in _fields(first)}
+        return dataclasses.replace(first, **parts)
+    if first != second:
+        raise _Different
+    return first
+
+
+def _fields(value: Any) -> list[tuple[str, Any]]:  # noqa: ANN401
+    return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
 
 
 def keep_unmasked(denoise: Denoise, mask: Tensor, latent: Tensor) -> Denoise:

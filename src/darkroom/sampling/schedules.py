@@ -30,12 +30,34 @@ T_MAX = TRAIN_STEPS - 1
 
 
 @dataclass(frozen=True)
+class ResolutionShift:
+    """How the `flux` schedule follows the picture's size: larger pictures stay noisy for longer.
+
+    mu of the time shift (arXiv:2403.03206, section 5.3.2; exp(mu) is its alpha) is the line through base at
+    the first of `tokens` and max at the second. terminal: the last level before 0, to which the others are
+    stretched; None leaves them.
+    """
+
+    base: float
+    max: float
+    tokens: tuple[int, int]
+    terminal: float | None = None
+
+
+FLUX_SHIFT = ResolutionShift(0.5, 1.15, (256, 4096))
+"""Flux.1 dev's, from black-forest-labs' sampling code."""
+
+LTX2_SHIFT = ResolutionShift(0.95, 2.05, (1024, 4096), terminal=0.1)
+
+
+@dataclass(frozen=True)
 class _Ask:
     steps: int
     prediction: Prediction
     tokens: int
     variant: str
     extra: ExtraArgs
+    shift: ResolutionShift
 
 
 def get_sigmas(
@@ -46,17 +68,18 @@ def get_sigmas(
     tokens: int = 0,
     variant: str = "sd1",
     extra: ExtraArgs | None = None,
+    shift: ResolutionShift = FLUX_SHIFT,
 ) -> Tensor:
     """The levels of a schedule, float32 (steps + 1,) on the CPU, the last one 0.
 
-    tokens: latent pixels, h * w, which flux, flux2, ltx2 and logit_normal shift by.
+    tokens: of the picture, which flux, flux2, ltx2 and logit_normal shift by. shift: how flux does.
     variant: sd1, sd2, sdxl or svd; only ays asks.
     `beta` leaves out repeated levels, so it may return fewer than steps + 1.
     Raises RequestError for steps below 1, ays on another model and extra args that give no levels.
     """
     if steps < 1:
         raise RequestError(f"--steps: {steps} is too few; at least 1 is needed")
-    ask = _Ask(steps, prediction, tokens, variant, extra or ExtraArgs())
+    ask = _Ask(steps, prediction, tokens, variant, extra or ExtraArgs(), shift)
     try:
         levels = torch.tensor([*_SCHEDULES[scheduler](ask), 0.0], dtype=torch.float32)
     except ArithmeticError:
@@ -205,14 +228,7 @@ def _arctangent(points: int, slope: float, pivot: int, start: float, end: float)
 
 
 def _ltx2(ask: _Ask) -> list[float]:
-    mu = _linear_mu(ask, ask.tokens or 4096, (1024, 4096), base_shift=0.95, max_shift=2.05)
-    sigmas = [flux_time_shift(mu, 1 - i / ask.steps) for i in range(ask.steps)]
-    terminal = min(max(ask.extra.number("terminal", 0.1), 0.0), 0.99)
-    if ask.extra.switch("stretch", True) and ask.steps > 1:
-        scale = (1 - sigmas[-1]) / (1 - terminal)
-        if scale > 1e-8:
-            sigmas = [1 - (1 - sigma) / scale for sigma in sigmas]
-    return sigmas
+    return _shifted(ask, LTX2_SHIFT, ask.tokens or 4096)
 
 
 def _logit_normal(ask: _Ask) -> list[float]:
@@ -238,8 +254,20 @@ def _flux2(ask: _Ask) -> list[float]:
 
 
 def _flux(ask: _Ask) -> list[float]:
-    mu = _linear_mu(ask, ask.tokens, (256, 4096), base_shift=0.5, max_shift=1.15)
-    return [flux_time_shift(mu, 1 - i / ask.steps) for i in range(ask.steps)]
+    return _shifted(ask, ask.shift, ask.tokens)
+
+
+def _shifted(ask: _Ask, shift: ResolutionShift, tokens: int) -> list[float]:
+    """Evenly spaced levels, shifted by the picture's size and stretched to the terminal level."""
+    base = ask.extra.number("base_shift", shift.base)
+    slope = (ask.extra.number("max_shift", shift.max) - base) / (shift.tokens[1] - shift.tokens[0])
+    mu = base + slope * (tokens - shift.tokens[0])
+    sigmas = [flux_time_shift(mu, 1 - i / ask.steps) for i in range(ask.steps)]
+    if shift.terminal is None or ask.steps == 1 or not ask.extra.switch("stretch", True):
+        return sigmas
+    terminal = min(max(ask.extra.number("terminal", shift.terminal), 0.0), 0.99)
+    scale = (1 - sigmas[-1]) / (1 - terminal)
+    return [1 - (1 - sigma) / scale for sigma in sigmas] if scale > 1e-8 else sigmas
 
 
 def _beta(ask: _Ask) -> list[float]:
@@ -286,15 +314,6 @@ def _log_stretched(levels: Sequence[float], steps: int) -> list[float]:
         return list(levels)
     logs = np.interp(np.linspace(0, 1, steps + 1), np.linspace(0, 1, len(levels)), np.log(levels))
     return [float(level) for level in np.exp(logs)]
-
-
-def _linear_mu(
-    ask: _Ask, tokens: int, anchors: tuple[int, int], *, base_shift: float, max_shift: float
-) -> float:
-    """mu on the line through base_shift and max_shift at the two token counts."""
-    base = ask.extra.number("base_shift", base_shift)
-    slope = (ask.extra.number("max_shift", max_shift) - base) / (anchors[1] - anchors[0])
-    return base + slope * (tokens - anchors[0])
 
 
 def _sigmoid(x: float) -> float:

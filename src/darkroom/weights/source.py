@@ -75,14 +75,18 @@ class TensorView:
         }
         return TensorView(places, self.index.metadata)
 
+    def only(self, prefix: str) -> TensorView:
+        """The tensors whose names start with `prefix`, names kept."""
+        places = {name: place for name, place in self._places.items() if name.startswith(prefix)}
+        return TensorView(places, self.index.metadata)
+
     def replaced(self, prefix: str, other: TensorView) -> TensorView:
-        """This view with everything under `prefix` taken from `other`, whose names lack the prefix.
+        """This view without what is under `prefix`, and all of `other`, which wins where both have a name.
 
         `view.replaced("first_stage_model.", vae)` is a model with a separate VAE.
         """
         places = {name: place for name, place in self._places.items() if not name.startswith(prefix)}
-        places.update({prefix + name: place for name, place in other._places.items()})
-        return TensorView(places, self.index.metadata)
+        return TensorView(places | other._places, self.index.metadata)
 
 
 def open_source(checkpoint: Checkpoint, rules: KeyRules | None = None) -> TensorView:

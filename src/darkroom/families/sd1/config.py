@@ -16,4 +16,4 @@ def detect(index: TensorIndex) -> LatentDiffusionConfig | None:
     unet = read_unet(index)
     if unet is None or unet.linear_proj:
         return None
-    return read_config(index, unet, "quick_gelu")
+    return read_config(index, unet, "quick_gelu", "Stable Diffusion 1.x")

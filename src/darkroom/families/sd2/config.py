@@ -16,4 +16,4 @@ def detect(index: TensorIndex) -> LatentDiffusionConfig | None:
     unet = read_unet(index)
     if unet is None or not unet.linear_proj:
         return None
-    return read_config(index, unet, "gelu")
+    return read_config(index, unet, "gelu", "Stable Diffusion 2.x")
