@@ -16,6 +16,7 @@ from darkroom.weights.keys import (
     Rule,
     SplitRows,
     ToConv,
+    Transpose,
 )
 
 
@@ -156,3 +157,17 @@ def test_two_tensors_of_one_name_are_an_error_that_names_both() -> None:
         KeyRules((Rename(r"^vae\.", "first_stage_model."),)).apply(
             index(vae__x=(1,), first_stage_model__x=(1,))
         )
+
+
+def test_transpose_turns_a_matrix_packed_or_not() -> None:
+    matrix = torch.randn(4, 32)
+    rule = Transpose(r"(.*)text_projection", r"\1text_projection.weight")
+    assert torch.equal(made(rule, "te.text_projection", matrix)["te.text_projection.weight"], matrix.mT)
+    packed = PackedTensor.encode(matrix, "q8_0")
+    turned = made(rule, "te.text_projection", packed)["te.text_projection.weight"]
+    assert torch.equal(turned, packed.decode(torch.float32).mT)
+
+
+def test_transpose_takes_matrices_only() -> None:
+    with pytest.raises(CheckpointError, match=r"p: shape \[4\] cannot be turned; expected a matrix"):
+        made(Transpose("p", "p.weight"), "p", torch.zeros(4))

@@ -80,6 +80,16 @@ def _joined(parts: Sequence[Tensor | PackedTensor], axis: int) -> Tensor | Packe
     )
 
 
+@dataclass(frozen=True)
+class Transposed(Recipe):
+    """How one native matrix is made from a tensor of the file: as any recipe, then rows become columns."""
+
+    def make(self, *tensors: Tensor | PackedTensor) -> Tensor | PackedTensor:
+        """The native matrix; a view, or unpacked where the file's is packed, whose blocks lie along rows."""
+        tensor = Recipe(self.source, self.shape[::-1], self.rows).make(*tensors)
+        return (tensor.decode(torch.float32) if isinstance(tensor, PackedTensor) else tensor).mT
+
+
 Recipes = dict[str, Recipe]
 
 
@@ -211,6 +221,34 @@ class ToConv:
             wide = replace(recipe, shape=(*recipe.shape, 1, 1)) if len(recipe.shape) == 2 else recipe
             put(changed, name if self.replacement is None else match.expand(self.replacement), wide)
         return changed
+
+
+@dataclass(frozen=True)
+class Transpose:
+    """Turns a matrix that multiplies from the right, x M, into a linear weight, x W^T.
+
+    pattern: matches the whole name; replacement: groups as \\1.
+    """
+
+    pattern: str
+    replacement: str
+
+    def apply(self, recipes: Recipes) -> Recipes:
+        """Transposes every matrix that matches."""
+        regex = re.compile(self.pattern)
+        turned: Recipes = {}
+        for name, recipe in recipes.items():
+            match = regex.fullmatch(name)
+            if match is None:
+                put(turned, name, recipe)
+                continue
+            if len(recipe.shape) != 2 or isinstance(recipe, Joined):
+                raise CheckpointError(
+                    f"{recipe.source.name}: shape {list(recipe.shape)} cannot be turned; expected a matrix"
+                )
+            upright = Transposed(recipe.source, recipe.shape[::-1], recipe.rows)
+            put(turned, match.expand(self.replacement), upright)
+        return turned
 
 
 @dataclass(frozen=True)

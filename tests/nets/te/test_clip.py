@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextConfig as ReferenceConfig
 from transformers import CLIPTextModel as ReferenceModel
+from transformers import CLIPTextModelWithProjection as ReferenceWithProjection
 
-from darkroom.nets.te.clip import CLIPTextConfig, CLIPTextModel, encode_chunks
+from darkroom.nets.te.clip import EOS, CLIPTextConfig, CLIPTextModel, encode_chunks
 
 VOCAB = 99
 
@@ -64,6 +65,41 @@ def test_equals_transformers(activation: str, clip_skip: int, tokens: Tensor) ->
     norm = getattr(reference, "text_model", reference).final_layer_norm
     expected = norm(out.hidden_states[-clip_skip])
     assert relative_error(our_model(reference, activation)(tokens, clip_skip), expected) < 1e-5
+
+
+@pytest.mark.parametrize("clip_skip", [1, 2, 3])
+@torch.no_grad()
+def test_hidden_and_pooled_equal_transformers(clip_skip: int) -> None:
+    torch.manual_seed(0)
+    reference = ReferenceWithProjection(
+        ReferenceConfig(
+            vocab_size=EOS + 1,
+            hidden_size=128,
+            intermediate_size=320,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            hidden_act="gelu",
+            projection_dim=48,
+            eos_token_id=EOS,
+        )
+    ).eval()
+    for parameter in reference.parameters():
+        parameter.normal_(std=0.3 if parameter.ndim == 1 else 0.1)
+    state = {name: t for name, t in reference.state_dict().items() if "position_ids" not in name}
+    net = CLIPTextModel(CLIPTextConfig.from_shapes({n: tuple(t.shape) for n, t in state.items()}, "gelu"))
+    net.load_state_dict(state, strict=True)
+    tokens = torch.randint(0, EOS, (3, 77))
+    tokens[0, 5:], tokens[1, 76] = EOS, EOS  # one row is padded with EOS, one is full,
+    tokens[2, 7], tokens[2, 8:] = EOS, 0  # and one is padded with another token
+
+    out = reference(tokens, output_hidden_states=True)
+    hidden, pooled = net.hidden_and_pooled(tokens, clip_skip)
+
+    assert relative_error(hidden, out.hidden_states[-clip_skip]) < 1e-5
+    assert relative_error(pooled, out.text_embeds) < 1e-5
+    plain = net.hidden_and_pooled(tokens, clip_skip, project=False)[1]
+    assert relative_error(net.text_projection(plain), out.text_embeds) < 1e-5
+    assert torch.equal(plain, net(tokens)[torch.arange(3), torch.tensor([5, 76, 7])])
 
 
 def test_config_is_read_from_shapes() -> None:
