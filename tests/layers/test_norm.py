@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from darkroom.layers.norm import GroupNorm, GroupNormSiLU, LayerNorm
+from darkroom.layers.norm import GroupNorm, GroupNormSiLU, LayerNorm, pixel_norm
 
 
 @pytest.mark.parametrize("kind", [GroupNorm, GroupNormSiLU])
@@ -40,3 +40,34 @@ def test_silu_keeps_gradients() -> None:
 def test_layer_norm() -> None:
     x = torch.randn(2, 7, 16)
     torch.testing.assert_close(LayerNorm(16)(x), F.layer_norm(x, (16,)))
+
+
+@pytest.mark.parametrize("silu", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("frames", [(), (3,)], ids=("picture", "video"))
+@torch.inference_mode()
+def test_pixel_norm(frames: tuple[int, ...], dtype: torch.dtype, silu: bool) -> None:
+    torch.manual_seed(0)
+    gamma = torch.randn(24, 1, 1, 1, dtype=dtype)
+    conv_bias = torch.randn(24, dtype=dtype)
+    x = (torch.randn(2, 24, *frames, 4, 5) * 50).to(dtype)
+    x[0] = 0  # pixels without a length
+    column = (24,) + (1,) * (x.dim() - 2)
+
+    expected = F.normalize(x.double(), dim=1) * 24**0.5 * gamma.double().view(column)
+    biased = F.normalize(x.double() + conv_bias.double().view(column), dim=1)
+    biased = biased * 24**0.5 * gamma.double().view(column)
+    if silu:
+        expected, biased = F.silu(expected), F.silu(biased)
+
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}[dtype]
+    got = pixel_norm(x, gamma, silu=silu)
+    torch.testing.assert_close(got.double(), expected, rtol=tolerance, atol=tolerance)
+    got = pixel_norm(x, gamma, conv_bias=conv_bias, silu=silu)
+    torch.testing.assert_close(got.double(), biased, rtol=tolerance, atol=tolerance)
+
+
+@torch.inference_mode()
+def test_pixel_norm_keeps_channels_last() -> None:
+    x = torch.randn(2, 24, 4, 5).contiguous(memory_format=torch.channels_last)
+    assert pixel_norm(x, torch.ones(24, 1, 1)).is_contiguous(memory_format=torch.channels_last)

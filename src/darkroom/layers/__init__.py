@@ -6,12 +6,15 @@ behind them, never in a network. The seam, which a faster implementation has to 
 GroupNorm(channels, eps)(x, shift=None, conv_bias=None)      norm over 32 groups of x + shift + conv_bias;
                                                              x (b, c, h, w), shift (b, c), conv_bias (c,)
 GroupNormSiLU(channels, eps)(x, shift=None, conv_bias=None)  the same, followed by SiLU
+pixel_norm(x, gamma, conv_bias=None, silu=False)         RMS norm of each pixel's x + conv_bias, then SiLU
 LayerNorm(width)(x)                          norm over the last axis
 Linear(width_in, width_out, bias)(x, residual=None)      x W^T + b, plus residual
 project(x, linears)                          several Linears of one input, one product where they are joined
 Conv2d(c_in, c_out, kernel, stride, padding)(x, residual=None, add_bias=True)
                                              convolution, plus residual (b, c, h, w)
-UpsampleConv2d(channels)(x)                  nearest-neighbour doubling and a 3x3 convolution
+UpsampleConv2d(c_in, c_out)(x)               nearest-neighbour doubling and a 3x3 convolution
+CausalConv3d(c_in, c_out, kernel)(x, residual=None, add_bias=True)
+                                             convolution over frames (b, c, t, h, w), 2-D for pictures
 join(x, skip)                                the channels of both
 GEGLU(width_in, width_out)(x)                a * gelu(g) of one projection
 attention(q, k, v, mask=None)                softmax(q k^T / sqrt(d)) v, all (b, n, l, d) of any strides

@@ -41,24 +41,30 @@ class CausalConv3d(nn.Module):
 
     Of a picture only the last tap in time sees anything: it is a 2-D convolution. For that the tap has to lie
     in one piece, which `memory_order` tells those who place the weight; it may lie otherwise.
+
+    kernel: pixels on a side; time_kernel: frames, as many as that if None.
     """
 
     memory_order = (2, 0, 3, 4, 1)
     """Axes of the weight (c_out, c_in, t, h, w), outermost first: taps, each in channels_last memory."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, time_kernel: int | None = None
+    ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel, kernel, kernel))
+        frames = kernel if time_kernel is None else time_kernel
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, frames, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(out_channels))
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)
 
     def forward(  # noqa: D102
         self, x: Tensor, residual: Tensor | None = None, *, add_bias: bool = True
     ) -> Tensor:
-        bias, reach = self.bias if add_bias else None, self.weight.shape[-1] // 2
+        bias, (frames, kernel) = self.bias if add_bias else None, self.weight.shape[2:4]
+        margin = kernel // 2
         if x.dim() == 4:
-            return convolve(x, self.weight[:, :, -1], bias, 1, reach, residual)
-        out = F.conv3d(F.pad(x, (reach,) * 4 + (2 * reach, 0)), self.weight, bias)
+            return convolve(x, self.weight[:, :, -1], bias, 1, margin, residual)
+        out = F.conv3d(F.pad(x, (*(margin,) * 4, frames - 1, 0)), self.weight, bias)
         return out if residual is None else out + residual
 
 
