@@ -9,9 +9,13 @@ stable-diffusion-cpp-python source distribution), which carry the published voca
 from __future__ import annotations
 
 import argparse
+import base64
 import hashlib
+import json
 import lzma
 import re
+import struct
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,18 +24,44 @@ DATA = Path(__file__).parent.parent / "src" / "darkroom" / "tokenizers" / "data"
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """One array of bytes in the headers, its digest, and the packed file it becomes."""
+    """One array of bytes in the headers, its digest, and the packed files it becomes."""
 
     array: str
     sha256: str
-    output: str
+    files: Callable[[bytes], Mapping[str, bytes]]
+
+
+def sentencepiece_files(tokenizer_json: bytes) -> Mapping[str, bytes]:
+    """Of a Unigram tokenizer.json the pieces by lines, their scores, and the map that normalises text."""
+    tokenizer = json.loads(tokenizer_json)
+    pieces, scores = zip(*tokenizer["model"]["vocab"], strict=True)
+    (charsmap,) = (
+        normalizer["precompiled_charsmap"]
+        for normalizer in tokenizer["normalizer"]["normalizers"]
+        if normalizer["type"] == "Precompiled"
+    )
+    return {
+        "t5_pieces.txt.xz": "\n".join(pieces).encode(),
+        "t5_scores.f32.xz": struct.pack(f"<{len(scores)}f", *scores),
+        "t5_charsmap.bin.xz": base64.b64decode(charsmap),
+    }
 
 
 VOCABULARIES = (
     Vocabulary(
         "clip_merges_utf8_c_str",
         "9fd691f7c8039210e0fced15865466c65820d09b63988b0174bfe25de299051a",
-        "clip_merges.txt.xz",
+        lambda merges: {"clip_merges.txt.xz": merges},
+    ),
+    Vocabulary(
+        "t5_tokenizer_json_str",
+        "fe2ebbbbde2985be723e0ce18217853e4020c5e9d35bd07be2c27ab9d3ead57a",
+        sentencepiece_files,
+    ),
+    Vocabulary(
+        "qwen2_merges_utf8_c_str",
+        "599bab54075088774b1733fde865d5bd747cbcc7a547c5bc12610e874e26f5e3",
+        lambda merges: {"qwen_merges.txt.xz": merges},
     ),
 )
 
@@ -60,9 +90,10 @@ def main() -> None:
         digest = hashlib.sha256(raw).hexdigest()
         if digest != vocabulary.sha256:
             raise SystemExit(f"{vocabulary.array}: sha256 is {digest}; expected {vocabulary.sha256}")
-        packed = lzma.compress(raw, preset=9 | lzma.PRESET_EXTREME)
-        (DATA / vocabulary.output).write_bytes(packed)
-        print(f"{vocabulary.output}: {len(raw)} bytes packed into {len(packed)}")
+        for name, content in vocabulary.files(raw).items():
+            packed = lzma.compress(content, preset=9 | lzma.PRESET_EXTREME)
+            (DATA / name).write_bytes(packed)
+            print(f"{name}: {len(content)} bytes packed into {len(packed)}")
 
 
 if __name__ == "__main__":

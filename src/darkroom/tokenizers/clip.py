@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import lzma
 from functools import cache
-from importlib.resources import files
 
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+from darkroom.tokenizers.base import read_packed, well_formed
+from darkroom.tokenizers.byte_level import byte_letters, read_merges
 
 BOS = 49406
 EOS = 49407
@@ -25,15 +26,15 @@ class ClipTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The tokens of `text`, without BOS and EOS. Lone surrogates become U+FFFD."""
-        clean = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        return _tokenizer().encode(clean, add_special_tokens=False).ids
+        return _tokenizer().encode(well_formed(text), add_special_tokens=False).ids
 
 
 @cache
 def _tokenizer() -> Tokenizer:
     """The compiled tokenizer, made on first use: about 60 ms."""
-    merges = _merges()
-    letters = _byte_letters()
+    lines = read_packed("clip_merges.txt").decode().split("\n")
+    merges = read_merges(lines[1:-1])  # the first line is a version
+    letters = byte_letters()
     tokens = [
         *letters,
         *(letter + "</w>" for letter in letters),
@@ -62,21 +63,3 @@ def _tokenizer() -> Tokenizer:
         [AddedToken(token, special=True, normalized=False) for token in ("<|startoftext|>", "<|endoftext|>")]
     )
     return tokenizer
-
-
-def _merges() -> list[tuple[str, str]]:
-    """The 48894 merges, best first; the file's first line is a version."""
-    packed = files(__package__).joinpath("data", "clip_merges.txt.xz").read_bytes()
-    lines = lzma.decompress(packed).decode().split("\n")[1:-1]
-    return [(first, second) for first, second in (line.split(" ") for line in lines)]
-
-
-def _byte_letters() -> list[str]:
-    """A printable letter for every byte, in token order (GPT-2's bytes_to_unicode)."""
-    printable = [
-        *range(ord("!"), ord("~") + 1),
-        *range(ord("¡"), ord("¬") + 1),
-        *range(ord("®"), ord("ÿ") + 1),
-    ]
-    others = 256 - len(printable)
-    return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(others)]
