@@ -11,7 +11,7 @@ from darkroom.api.names import ComputeType
 from darkroom.runtime import torch_backend
 from darkroom.runtime.backends import Backend
 from darkroom.runtime.devices import Devices
-from darkroom.runtime.torch_backend import CpuBackend, TorchProvider
+from darkroom.runtime.torch_backend import DTYPES, CpuBackend, TorchProvider
 
 
 @pytest.fixture
@@ -93,6 +93,28 @@ def test_cpu_declines_f16_and_says_so_once(
     assert [record.getMessage() for record in caplog.records] == [
         "compute type: f16 is very slow on a CPU; f32 is used instead"
     ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "auto", "expected"),
+    [
+        (ComputeType.F16, torch.bfloat16, torch.bfloat16),
+        (ComputeType.F16, torch.float16, torch.float32),
+        (ComputeType.AUTO, torch.float16, torch.float32),
+        (ComputeType.AUTO, torch.bfloat16, torch.bfloat16),
+        (ComputeType.F32, torch.float16, torch.float32),
+        (ComputeType.BF16, torch.float16, torch.bfloat16),
+    ],
+)
+def test_what_overflows_in_f16_is_computed_in_another_type(
+    cpu: CpuBackend,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: ComputeType,
+    auto: torch.dtype,
+    expected: torch.dtype,
+) -> None:
+    monkeypatch.setattr(cpu, "compute_dtype", lambda kind: DTYPES.get(kind, auto))
+    assert cpu.wide_dtype(asked) is expected
 
 
 def test_cpu_takes_tensors_without_a_copy(cpu: CpuBackend) -> None:

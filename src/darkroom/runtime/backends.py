@@ -73,6 +73,13 @@ class Backend(ABC):
     def compute_dtype(self, asked: ComputeType) -> torch.dtype:
         """The type that networks compute with here: what is asked for, unless the device is no good at it."""
 
+    def wide_dtype(self, asked: ComputeType) -> torch.dtype:
+        """`compute_dtype` for networks whose values exceed float16's 65504: bf16 or f32 instead of it."""
+        for kind in (asked, ComputeType.AUTO):
+            if (dtype := self.compute_dtype(kind)) is not torch.float16:
+                return dtype
+        return torch.float32
+
     def prepare(self) -> None:  # noqa: B027  # not every device has something to do here
         """Settings of the process that this device wants; called once, undone by `close`."""
 
