@@ -1,9 +1,10 @@
-"""The latent diffusion UNet (arXiv 2112.10752) of SD 1.x and 2.x, in the names of LDM checkpoints."""
+"""The latent diffusion UNet (arXiv 2112.10752) of SD 1.x, 2.x and SDXL, in the names of LDM checkpoints."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -27,8 +28,11 @@ class UNetConfig:
     channel_mult: width of each level in model_channels.
     num_res_blocks: residual blocks of each level on the way down; there is one more on the way up.
     transformer_depth: transformer blocks after each residual block, for each level; 0 is none.
-    linear_proj: SD 2.x projects into its transformers with Linear and has heads of width 64;
+    output_depth: the same on the way up, for each level and block, lowest level first; None is as down.
+    middle_depth: transformer blocks between the middle's two residual blocks; None is one of those alone.
+    linear_proj: SD 2.x and SDXL project into their transformers with Linear and have heads of width 64;
     SD 1.x projects with a 1x1 convolution and has 8 heads.
+    adm_in_channels: width of SDXL's vector of text and sizes, or None.
     """
 
     in_channels: int = 4
@@ -37,13 +41,23 @@ class UNetConfig:
     channel_mult: tuple[int, ...] = (1, 2, 4, 4)
     num_res_blocks: tuple[int, ...] = (2, 2, 2, 2)
     transformer_depth: tuple[int, ...] = (1, 1, 1, 0)
-    middle_depth: int = 1
+    output_depth: tuple[tuple[int, ...], ...] | None = None
+    middle_depth: int | None = 1
     context_dim: int = 768
     linear_proj: bool = False
+    adm_in_channels: int | None = None
 
     def heads(self, channels: int) -> int:
         """Attention heads at a level that is `channels` wide; no tensor shape tells them."""
         return channels // 64 if self.linear_proj else 8
+
+    @property
+    def output_depths(self) -> tuple[tuple[int, ...], ...]:
+        """Transformer blocks after each residual block on the way up, lowest level first."""
+        if self.output_depth is not None:
+            return self.output_depth
+        levels = zip(self.transformer_depth, self.num_res_blocks, strict=True)
+        return tuple((depth,) * (blocks + 1) for depth, blocks in reversed(tuple(levels)))
 
     @classmethod
     def from_shapes(cls, shapes: Shapes) -> UNetConfig:
@@ -51,39 +65,48 @@ class UNetConfig:
 
         Raises KeyError when a tensor that every such UNet has is missing.
         """
-        in_channels, model_channels = (
-            shapes["input_blocks.0.0.weight"][1],
-            shapes["input_blocks.0.0.weight"][0],
-        )
-        mults: list[int] = []
-        blocks: list[int] = []
-        depths: list[int] = []
-        index = 1
-        new_level = True
-        while (kind := _block_kind(shapes, index)) is not None:
-            if kind == "down":
-                new_level = True
-            else:
-                if new_level:
-                    width = shapes[f"input_blocks.{index}.0.out_layers.3.weight"][0]
-                    mults.append(width // model_channels)
-                    depths.append(_depth(shapes, f"input_blocks.{index}.1."))
-                    blocks.append(0)
-                    new_level = False
-                blocks[-1] += 1
-            index += 1
-        transformer = "middle_block.1.transformer_blocks.0.attn2.to_k.weight"
-        return cls(
+        model_channels, in_channels = shapes["input_blocks.0.0.weight"][:2]
+        levels = _levels(shapes)
+        transformer = _first_transformer(shapes)
+        middle_depth = _depth(shapes, "middle_block.")
+        has_second = f"middle_block.{2 if middle_depth else 1}.in_layers.2.weight" in shapes
+        like_down = cls(
             in_channels=in_channels,
             out_channels=shapes["out.2.weight"][0],
             model_channels=model_channels,
-            channel_mult=tuple(mults),
-            num_res_blocks=tuple(blocks),
-            transformer_depth=tuple(depths),
-            middle_depth=_depth(shapes, "middle_block.1."),
-            context_dim=shapes[transformer][1],
-            linear_proj=len(shapes["middle_block.1.proj_in.weight"]) == 2,
+            channel_mult=tuple(
+                shapes[f"{first}0.out_layers.3.weight"][0] // model_channels for first, _ in levels
+            ),
+            num_res_blocks=tuple(blocks for _, blocks in levels),
+            transformer_depth=tuple(_depth(shapes, first) for first, _ in levels),
+            middle_depth=middle_depth if has_second else None,
+            context_dim=shapes[f"{transformer}transformer_blocks.0.attn2.to_k.weight"][1],
+            linear_proj=len(shapes[f"{transformer}proj_in.weight"]) == 2,
+            adm_in_channels=shapes["label_emb.0.0.weight"][1] if "label_emb.0.0.weight" in shapes else None,
         )
+        output_depth = _output_depth(shapes, like_down.num_res_blocks)
+        return (
+            like_down
+            if output_depth == like_down.output_depths
+            else replace(like_down, output_depth=output_depth)
+        )
+
+
+def _levels(shapes: Shapes) -> list[tuple[str, int]]:
+    """Of each level on the way down: its first block, and how many residual blocks it has."""
+    levels: list[tuple[str, int]] = []
+    index, is_new = 1, True
+    while (kind := _block_kind(shapes, index)) is not None:
+        if kind == "down":
+            is_new = True
+        elif is_new:
+            levels.append((f"input_blocks.{index}.", 1))
+            is_new = False
+        else:
+            first, blocks = levels[-1]
+            levels[-1] = (first, blocks + 1)
+        index += 1
+    return levels
 
 
 def _block_kind(shapes: Shapes, index: int) -> str | None:
@@ -92,11 +115,29 @@ def _block_kind(shapes: Shapes, index: int) -> str | None:
     return "res" if f"input_blocks.{index}.0.in_layers.2.weight" in shapes else None
 
 
-def _depth(shapes: Shapes, prefix: str) -> int:
+def _output_depth(shapes: Shapes, num_res_blocks: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    index = itertools.count()
+    return tuple(
+        tuple(_depth(shapes, f"output_blocks.{next(index)}.") for _ in range(blocks + 1))
+        for blocks in reversed(num_res_blocks)
+    )
+
+
+def _depth(shapes: Shapes, block: str) -> int:
+    """The transformer blocks of a block of the UNet. Raises KeyError where there is no such block."""
+    shapes[f"{block}0.in_layers.2.weight"]
     depth = 0
-    while f"{prefix}transformer_blocks.{depth}.attn1.to_q.weight" in shapes:
+    while f"{block}1.transformer_blocks.{depth}.attn1.to_q.weight" in shapes:
         depth += 1
     return depth
+
+
+def _first_transformer(shapes: Shapes) -> str:
+    blocks = (f"input_blocks.{i}.1." for i in range(len(shapes)))
+    proj_in = next((block for block in blocks if f"{block}proj_in.weight" in shapes), None)
+    if proj_in is None:
+        raise KeyError("input_blocks.1.1.proj_in.weight")
+    return proj_in
 
 
 class ResBlock(nn.Module):
@@ -275,7 +316,8 @@ class UNetModel(nn.Module):
     """Predicts the noise (or v) of latents at a timestep, given the text.
 
     x: (b, c_in, h, w) with h and w multiples of 2^(levels - 1), timesteps: (b,) in [0, 1000),
-    context: (b, s, D_context)  ->  (b, c_out, h, w), in x's dtype
+    context: (b, s, D_context), y: (b, D_adm) where the config has a width for it
+    ->  (b, c_out, h, w), in x's dtype
     """
 
     def __init__(self, config: UNetConfig) -> None:
@@ -284,8 +326,13 @@ class UNetModel(nn.Module):
         width = config.model_channels
         emb_width = 4 * width
         self.time_embed = nn.Sequential(Linear(width, emb_width), nn.SiLU(), Linear(emb_width, emb_width))
+        if config.adm_in_channels is not None:
+            label = nn.Sequential(
+                Linear(config.adm_in_channels, emb_width), nn.SiLU(), Linear(emb_width, emb_width)
+            )
+            self.label_emb = nn.Sequential(label)
 
-        def block(in_channels: int, out_channels: int, depth: int) -> Block:
+        def block(in_channels: int, out_channels: int, depth: int | None) -> Block:
             layers: list[nn.Module] = [ResBlock(in_channels, out_channels, emb_width)]
             if depth:
                 layers.append(transformer(out_channels, depth))
@@ -309,14 +356,15 @@ class UNetModel(nn.Module):
                 skips.append(channels)
 
         self.middle_block = block(channels, channels, config.middle_depth)
-        self.middle_block.append(ResBlock(channels, channels, emb_width))
+        if config.middle_depth is not None:
+            self.middle_block.append(ResBlock(channels, channels, emb_width))
 
         self.output_blocks = nn.ModuleList()
-        for level, (mult, count, depth) in reversed(tuple(enumerate(levels))):
-            for _ in range(count + 1):
+        for mult, depths in zip(reversed(config.channel_mult), config.output_depths, strict=True):
+            for depth in depths:
                 self.output_blocks.append(block(channels + skips.pop(), mult * width, depth))
                 channels = mult * width
-            if level:
+            if skips:
                 last: Block = self.output_blocks[-1]  # type: ignore[assignment]
                 last.append(Upsample(channels))
 
@@ -339,8 +387,13 @@ class UNetModel(nn.Module):
         ]
         return shifts, contexts
 
-    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:  # noqa: D102
+    def forward(  # noqa: D102
+        self, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor | None = None
+    ) -> Tensor:
         emb = self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(x.dtype))
+        if self.config.adm_in_channels is not None:
+            assert y is not None, "such a network is given its vector"
+            emb = emb + self.label_emb(y.to(x.dtype))
         time_projections, text_projections = self.joint_projections()
         shifts = iter(project(F.silu(emb), time_projections))
         contexts = iter(project(context, text_projections))
