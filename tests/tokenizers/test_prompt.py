@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 
 from darkroom.api.errors import RequestError
 from darkroom.tokenizers.clip import BOS, EOS, ClipTokenizer
-from darkroom.tokenizers.prompt import PromptChunks, chunk, find_words, parse_weights
+from darkroom.tokenizers.prompt import (
+    MaskedChunks,
+    PromptChunks,
+    chunk,
+    chunk_t5,
+    find_words,
+    parse_weights,
+    weigh,
+)
+from darkroom.tokenizers.qwen import QwenTokenizer
+from darkroom.tokenizers.t5 import T5Tokenizer
 
 UP, DOWN = 1.1, 1 / 1.1
 
@@ -199,3 +209,53 @@ class TestWords:
 
     def test_no_words(self) -> None:
         assert find_words(parse_weights("a cat"), []) == []
+
+
+class TestT5:
+    def laid_out(self, prompt: str, length: int = 8) -> MaskedChunks:
+        return chunk_t5(parse_weights(prompt), T5Tokenizer(), length=length)
+
+    def test_one_chunk(self) -> None:
+        chunks = self.laid_out("cat (dog:1.5)")
+        assert chunks.tokens == [[1712, 1782, 1, 0, 0, 0, 0, 0]]
+        assert chunks.weights == [[1.0, 1.5] + [1.0] * 6]
+        assert chunks.mask == [[True] * 3 + [False] * 5]
+
+    @pytest.mark.parametrize("prompt", ["", "  ", "()", "BREAK", "BREAK BREAK"])
+    def test_empty_prompts_make_one_chunk(self, prompt: str) -> None:
+        chunks = self.laid_out(prompt)
+        assert chunks.tokens == [[1] + [0] * 7]
+        assert chunks.mask == [[True] + [False] * 7]
+
+    @pytest.mark.parametrize(("words", "rows"), [(1, 1), (7, 1), (8, 2), (14, 2), (15, 3)])
+    def test_long_prompts_make_chunks(self, words: int, rows: int) -> None:
+        chunks = self.laid_out("cat " * words)
+        assert [len(row) for row in (*chunks.tokens, *chunks.weights, *chunks.mask)] == [8] * (3 * rows)
+        assert [row.count(1712) for row in chunks.tokens] == [7] * (rows - 1) + [(words - 1) % 7 + 1]
+        assert all(row.count(1) == 1 for row in chunks.tokens)
+        assert sum(map(sum, chunks.mask)) == words + rows
+
+    def test_break_begins_a_chunk(self) -> None:
+        chunks = self.laid_out("(cat BREAK dog:2) BREAK")
+        assert chunks.tokens == [[1712, 1] + [0] * 6, [1782, 1] + [0] * 6]
+        assert chunks.weights == [[2.0] + [1.0] * 7] * 2
+
+
+class TestWeigh:
+    TEMPLATE: ClassVar = {"before": "<|im_start|>user\n", "after": "<|im_end|>\n"}
+
+    @pytest.mark.parametrize("prompt", ["a cat", "", "\n indented", "16:9", "\\(x\\)"])
+    def test_plain_prompts_are_tokenized_with_the_template(self, prompt: str) -> None:
+        tokens, weights = weigh(parse_weights(prompt), QwenTokenizer(), **self.TEMPLATE)
+        plain = prompt.replace("\\(", "(").replace("\\)", ")")
+        assert tokens == QwenTokenizer().encode(f"<|im_start|>user\n{plain}<|im_end|>\n")
+        assert weights == [1.0] * len(tokens)
+
+    def test_weights(self) -> None:
+        tokens, weights = weigh(parse_weights("a (cat:1.5)"), QwenTokenizer(), **self.TEMPLATE)
+        assert tokens == [151644, 872, 198, 64, 220, 4616, 151645, 198]
+        assert weights == [1.0] * 5 + [1.5] + [1.0] * 2
+
+    def test_break_means_nothing(self) -> None:
+        tokens, _ = weigh(parse_weights("a BREAK b"), QwenTokenizer())
+        assert tokens == QwenTokenizer().encode("a  b")

@@ -6,9 +6,12 @@ import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple, TypeVar
 
 from darkroom.api.errors import RequestError
+from darkroom.tokenizers import t5
+from darkroom.tokenizers.base import TextTokenizer
 from darkroom.tokenizers.clip import BOS, EOS, ClipTokenizer
 
 ROUND = 1.1
@@ -47,6 +50,25 @@ class PromptChunks:
 
     tokens: list[list[int]]
     weights: list[list[float]]
+
+
+@dataclass(frozen=True)
+class MaskedChunks:
+    """A prompt as equally long rows for T5: up to `length` - 1 tokens, EOS, padding.
+
+    tokens, weights, mask: (k, length); the mask is False for padding.
+    """
+
+    tokens: list[list[int]]
+    weights: list[list[float]]
+    mask: list[list[bool]]
+
+
+class WeightedTokens(NamedTuple):
+    """A prompt as one sequence for a language model, both (l,)."""
+
+    tokens: list[int]
+    weights: list[float]
 
 
 def parse_weights(prompt: str) -> list[list[Segment]]:
@@ -145,6 +167,51 @@ def chunk(
         [_framed(tokens[start : start + room], BOS, EOS, pad, length) for start in starts],
         [_framed(weights[start : start + room], 1.0, 1.0, 1.0, length) for start in starts],
     )
+
+
+def chunk_t5(
+    parts: Sequence[Sequence[Segment]],
+    tokenizer: TextTokenizer,
+    *,
+    length: int,
+    pad: int = t5.PAD,
+    eos: int = t5.EOS,
+) -> MaskedChunks:
+    """Tokenizes a parsed prompt and lays it out in chunks of `length`, at least one; BREAK begins another.
+
+    Without BREAK the layout is stable-diffusion.cpp's, which reads the word itself to T5.
+    """
+    room = length - 1
+    rows: list[WeightedTokens] = []
+    for part in parts:
+        tokens, weights = weigh([part], tokenizer)
+        starts = range(0, len(tokens), room)
+        rows += [WeightedTokens(tokens[at : at + room], weights[at : at + room]) for at in starts]
+    rows = rows or [WeightedTokens([], [])]
+    return MaskedChunks(
+        [row.tokens + [eos] + [pad] * (room - len(row.tokens)) for row in rows],
+        [row.weights + [1.0] * (length - len(row.tokens)) for row in rows],
+        [[i <= len(row.tokens) for i in range(length)] for row in rows],
+    )
+
+
+def weigh(
+    parts: Sequence[Sequence[Segment]], tokenizer: TextTokenizer, *, before: str = "", after: str = ""
+) -> WeightedTokens:
+    """Tokenizes a parsed prompt between the two halves of a template; nothing is added or filled up.
+
+    BREAK means nothing here. A prompt without weights is tokenized together with the template, as the models'
+    authors do.
+    """
+    segments = [Segment(before, 1.0), *chain.from_iterable(parts), Segment(after, 1.0)]
+    (joined,) = _parts(*zip(*segments, strict=True))
+    tokens: list[int] = []
+    weights: list[float] = []
+    for text, weight in joined:
+        ids = tokenizer.encode(text)
+        tokens += ids
+        weights += [weight] * len(ids)
+    return WeightedTokens(tokens, weights)
 
 
 def _framed(row: list[T], first: T, last: T, pad: T, length: int) -> list[T]:
