@@ -6,7 +6,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from darkroom.layers.norm import GroupNorm, GroupNormSiLU, LayerNorm, pixel_norm
+from torch import Tensor
+
+from darkroom.layers.norm import (
+    GroupNorm,
+    GroupNormSiLU,
+    LayerNorm,
+    gated_residual,
+    gated_residual_norm,
+    modulated_layer_norm,
+    modulated_rms_norm,
+    normed_residual,
+    normed_residual_norm,
+    pixel_norm,
+)
 
 
 @pytest.mark.parametrize("kind", [GroupNorm, GroupNormSiLU])
@@ -71,3 +84,35 @@ def test_pixel_norm(frames: tuple[int, ...], dtype: torch.dtype, silu: bool) -> 
 def test_pixel_norm_keeps_channels_last() -> None:
     x = torch.randn(2, 24, 4, 5).contiguous(memory_format=torch.channels_last)
     assert pixel_norm(x, torch.ones(24, 1, 1)).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@torch.inference_mode()
+def test_modulation(dtype: torch.dtype) -> None:
+    """Modulated norms and gated sums as their formulas say, in float64."""
+    torch.manual_seed(0)
+    x, y = torch.randn(2, 2, 5, 16, dtype=dtype)
+    gate, shift, scale = torch.randn(2, 48, dtype=dtype)[:, None].chunk(3, dim=-1)
+    weight, next_weight = torch.randn(2, 16, dtype=dtype)
+
+    def rms(x: Tensor, weight: Tensor) -> Tensor:
+        return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * weight
+
+    def layer(x: Tensor) -> Tensor:
+        return F.layer_norm(x, (16,), eps=1e-6) * (1 + scale.double()) + shift.double()
+
+    total = x.double() + gate.double() * y.double()
+    normed = x.double() + gate.double() * rms(y.double(), weight.double())
+    modulated = rms(normed, next_weight.double()) * (1 + scale.double())
+    expected = [
+        (modulated_layer_norm(x, shift, scale), layer(x.double())),
+        (modulated_rms_norm(x, weight, scale), rms(x.double(), weight.double()) * (1 + scale.double())),
+        (gated_residual(x, gate, y), total),
+        *zip(gated_residual_norm(x, gate, y, shift, scale), (total, layer(total)), strict=True),
+        (normed_residual(x, gate, y, weight), normed),
+        *zip(normed_residual_norm(x, gate, y, weight, next_weight, scale), (normed, modulated), strict=True),
+    ]
+    tolerance = 1e-5 if dtype == torch.float32 else 5e-2
+    for got, formula in expected:
+        assert got.dtype == dtype
+        torch.testing.assert_close(got.double(), formula, rtol=tolerance, atol=tolerance)

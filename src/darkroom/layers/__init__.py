@@ -24,6 +24,10 @@ RMSNorm(width, eps)(x), rms_norm(x, weight, eps)         root-mean-square norm o
 modulated_layer_norm(x, shift, scale, eps)   layer norm without weights, times 1 + scale, plus shift
 modulated_rms_norm(x, weight, scale, eps)    rms norm times 1 + scale
 gated_residual(x, gate, y)                   x + gate * y
+gated_residual_norm(x, gate, y, shift, scale, eps)       that, and modulated_layer_norm of it, in one pass
+normed_residual(x, gate, y, weight, eps)     x + gate * rms_norm(y)
+normed_residual_norm(x, gate, y, weight, next_weight, scale, eps)
+                                             that, and modulated_rms_norm of it, in one pass
 SwiGLU(width, hidden)(x), silu_gated(gate, value)        gated feed-forward of Llama's kind
 linear_gelu(x, layer)                        gelu_tanh(layer(x))
 rope_table(positions, widths, theta)         (l, axes) -> (l, d/2, 2) cosines and sines

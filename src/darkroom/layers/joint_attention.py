@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from darkroom.layers import kernels
 from darkroom.layers.attention import attention, merge_heads, split_heads
 from darkroom.layers.norm import rms_norm
 from darkroom.layers.rope import apply_rope
@@ -51,6 +52,13 @@ def _heads(
     streams: Sequence[Stream], heads: int, rope: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """q, k and v of all streams one after the other, (b, n, l, d) each, normalised and turned."""
+    if kernels.usable(streams[0].q):
+        from darkroom.layers.kernels import heads as fused
+
+        parts = [(stream.q, stream.k, stream.v) for stream in streams]
+        norms = [(stream.q_norm, stream.k_norm) for stream in streams]
+        if fused.supports(heads, parts, norms, rope):
+            return fused.joined(heads, parts, norms, rope, eps)
     q = torch.cat([_normed(split_heads(stream.q, heads), stream.q_norm, eps) for stream in streams], dim=2)
     k = torch.cat([_normed(split_heads(stream.k, heads), stream.k_norm, eps) for stream in streams], dim=2)
     v = torch.cat([split_heads(stream.v, heads) for stream in streams], dim=2)

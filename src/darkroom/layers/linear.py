@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -74,10 +75,19 @@ class SwiGLU(nn.Module):
 
 
 def silu_gated(gate: Tensor, value: Tensor) -> Tensor:
-    """silu(gate) * value, elementwise."""
+    """silu(gate) * value, elementwise; (..., D), which may be halves of one tensor  ->  (..., D)."""
+    if kernels.usable(gate) and gate.dtype == value.dtype:
+        from darkroom.layers.kernels import pointwise
+
+        if (out := pointwise.silu_gated(gate, value)) is not None:
+            return out
     return F.silu(gate) * value
 
 
 def linear_gelu(x: Tensor, layer: nn.Module) -> Tensor:
     """GELU, by its tanh approximation, of a projection; x: (..., D_in)  ->  (..., D_out)."""
+    if kernels.usable(x) and type(layer) is Linear and layer.bias is not None:
+        # cuBLAS applies this GELU to the product before it leaves the chip.
+        out = torch._addmm_activation(layer.bias, x.flatten(0, -2), layer.weight.t(), use_gelu=True)
+        return out.view(*x.shape[:-1], -1)
     return F.gelu(layer(x), approximate="tanh")

@@ -13,10 +13,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 from torch import Tensor
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 class Place(NamedTuple):
@@ -36,6 +39,11 @@ class Place(NamedTuple):
         assert result.isfinite().all()
         distance = (result.float() - reference).norm() / reference.norm()
         assert distance < self.tolerance, f"relative distance {distance:.2e}"
+
+
+def real_size(*values: object) -> ParameterSet:
+    """A case of a size that only a GPU runs through in no time."""
+    return pytest.param(*values, marks=[pytest.mark.gpu, NEEDS_GPU])
 
 
 @pytest.fixture(params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from darkroom.layers.linear import Linear, linear_gelu
+
 from .conftest import Place
 
 
@@ -21,6 +23,42 @@ def test_geglu(place: Place, width: int) -> None:
     x, bias = place.randn(3, 7, 2 * width), place.randn(2 * width)
     value, gate = (x.float() + bias.float()).chunk(2, dim=-1)
     place.assert_close(pointwise.geglu(x, bias), value * F.gelu(gate))
+
+
+@pytest.mark.parametrize("width", [24, 1280, 10240])
+def test_silu_gated(place: Place, width: int) -> None:
+    from darkroom.layers.kernels import pointwise
+
+    gate, value = place.randn(2, 5, 2 * width).chunk(2, dim=-1)
+    result = pointwise.silu_gated(gate, value)
+    assert result is not None
+    place.assert_close(result, F.silu(gate.float()) * value.float())
+    assert pointwise.silu_gated(gate.transpose(0, 1), value.transpose(0, 1)) is None  # uneven rows
+
+
+@pytest.mark.gpu
+def test_gelu_in_the_product() -> None:
+    """cuBLAS's GELU is the tanh approximation: float32 tells it from the exact one."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    x, weight, bias = (torch.randn(*shape, device="cuda") for shape in ((333, 64), (256, 64), (256,)))
+    result = torch._addmm_activation(bias, x, weight.t(), use_gelu=True)
+    reference = F.gelu(F.linear(x.double(), weight.double(), bias.double()), approximate="tanh")
+    assert (result - reference).norm() / reference.norm() < 1e-5
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("length", [7, 4173])
+def test_linear_gelu(length: int) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    layer = Linear(320, 1280).to("cuda", torch.bfloat16)
+    x = torch.randn(2, length, 320, device="cuda", dtype=torch.bfloat16)
+    with torch.inference_mode():
+        result = linear_gelu(x, layer)
+        reference = F.gelu(F.linear(x.float(), layer.weight.float(), layer.bias.float()), approximate="tanh")
+    assert result.shape == reference.shape
+    assert (result.float() - reference).norm() / reference.norm() < 1e-2
 
 
 @pytest.mark.parametrize("has_residual", [True, False])

@@ -53,6 +53,17 @@ def _geglu_kernel(
 
 
 @triton.jit
+def _silu_gated_kernel(
+    gate, value, y, rows, width, gate_l, value_l, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr
+):
+    row, cols, keep = _tile(rows, BLOCK_R, BLOCK_C)
+    x = tl.load(gate + row * gate_l + cols, mask=keep, other=0.0).to(tl.float32)
+    factor = tl.load(value + row * value_l + cols, mask=keep, other=0.0).to(tl.float32)
+    out = x / (1.0 + tl.exp(-x)) * factor
+    tl.store(y + row * width + cols, out.to(y.dtype.element_ty), mask=keep)
+
+
+@triton.jit
 def _double_kernel(x, y, pixels, columns, width, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr):
     pixel, cols, keep = _tile(pixels, BLOCK_R, BLOCK_C)
     tile = tl.load(x + pixel * width + cols, mask=keep, other=0.0)
@@ -114,6 +125,30 @@ def geglu(x: Tensor, bias: Tensor | None) -> Tensor:
         x, bias, y, rows, width, HAS_BIAS=bias is not None, **blocks, num_warps=8
     )
     return y
+
+
+def silu_gated(gate: Tensor, value: Tensor) -> Tensor | None:
+    """silu(gate) * value of (..., D) whose rows are evenly apart, or None where they are not."""
+    gate_l, value_l = _row_stride(gate), _row_stride(value)
+    if gate_l is None or value_l is None or gate.shape != value.shape:
+        return None
+    y = torch.empty(gate.shape, dtype=gate.dtype, device=gate.device)
+    width = gate.shape[-1]
+    rows, blocks = y.numel() // width, _blocks(width)
+    _silu_gated_kernel[(triton.cdiv(rows, blocks["BLOCK_R"]), width // blocks["BLOCK_C"])](
+        gate, value, y, rows, width, gate_l, value_l, **blocks, num_warps=8
+    )
+    return y
+
+
+def _row_stride(x: Tensor) -> int | None:
+    """The step between rows of x (..., D), where it is the same between all and none has gaps."""
+    step = x.stride(-2)
+    even = x.stride(-1) == 1 and all(
+        x.shape[axis] == 1 or x.stride(axis) == x.stride(axis + 1) * x.shape[axis + 1]
+        for axis in range(x.ndim - 2)
+    )
+    return step if even else None
 
 
 def double(x: Tensor) -> Tensor:
