@@ -48,14 +48,18 @@ OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "p
 
 @pytest.mark.parametrize("attention", [{}, OLD_ATTENTION], ids=("new", "before-2023"))
 @pytest.mark.parametrize("prefix", ["vae.", "", "first_stage_model."], ids=("folder", "bare", "prefixed"))
+@pytest.mark.parametrize("channels", [4, 16], ids=("sdxl", "sd3"))
 @torch.inference_mode()
-def test_vae_gives_the_same_output(prefix: str, attention: dict[str, str]) -> None:
+def test_vae_gives_the_same_output(channels: int, prefix: str, attention: dict[str, str]) -> None:
     torch.manual_seed(0)
     reference = DiffusersKL(
         block_out_channels=(32, 64, 96),
         layers_per_block=1,
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
+        latent_channels=channels,
+        use_quant_conv=channels == 4,
+        use_post_quant_conv=channels == 4,
     ).eval()
     state: dict[str, Tensor] = {}
     for name, tensor in reference.state_dict().items():
@@ -68,7 +72,7 @@ def test_vae_gives_the_same_output(prefix: str, attention: dict[str, str]) -> No
 
     x = torch.rand(1, 3, 16, 16) * 2 - 1
     torch.testing.assert_close(net.encode(x)[0], reference.encode(x).latent_dist.mean, rtol=1e-4, atol=1e-5)
-    z = torch.randn(1, 4, 4, 4)
+    z = torch.randn(1, channels, 4, 4)
     torch.testing.assert_close(net.decode(z), reference.decode(z).sample, rtol=1e-4, atol=1e-5)
 
 
