@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from darkroom.quant.packed import PackedTensor
@@ -46,6 +47,19 @@ def test_rows_of_scaled_fp8_take_their_scales() -> None:
     rows = packed.row_slice(2, 5)
     assert isinstance(rows, PackedTensor)
     assert torch.equal(rows.decode(torch.float32), packed.decode(torch.float32)[2:5])
+
+
+def test_rows_by_number() -> None:
+    packed = PackedTensor.encode(weight(12, 64), "q4_0")
+    numbers = torch.tensor([7, 0, 7])
+    assert torch.equal(packed.rows(numbers).decode(torch.float32), packed.decode(torch.float32)[numbers])
+
+
+@pytest.mark.parametrize("scale", [None, torch.tensor([3.0]), torch.linspace(1, 2, 6)])
+def test_rows_of_fp8_by_number(scale: torch.Tensor | None) -> None:
+    packed = PackedTensor(torch.arange(60, dtype=torch.uint8), "f8_e4m3", (6, 10), scale)
+    numbers = torch.tensor([5, 1, 1])
+    assert torch.equal(packed.rows(numbers).decode(torch.float32), packed.decode(torch.float32)[numbers])
 
 
 def test_joined_fp8_has_a_scale_for_each_row() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from darkroom.api.config import EngineConfig
 from darkroom.api.errors import CheckpointError, OutOfMemoryError
 from darkroom.api.names import Module
+from darkroom.layers.linear import Linear
 from darkroom.quant.packed import PackedTensor
 from darkroom.runtime.backends import Backend, BackendManager, Placement
 from darkroom.runtime.component import Component, replace, slots
@@ -311,6 +312,61 @@ def test_weights_are_of_the_compute_type(place) -> None:
             torch.bfloat16
         }
     assert component.nbytes == (3 * 4 + 4 + 4 * 4) * 2 + 8
+
+
+class Packed(nn.Module):
+    """A table and a projection, as a text encoder has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(10, 32)
+        self.proj = Linear(32, 64)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        out: Tensor = self.proj(self.table(input_ids))
+        return out
+
+
+@pytest.mark.parametrize(("backend", "params_backend"), RESIDENCIES)
+def test_packed_weights_stay_so_in_every_residency(devices, backend, params_backend) -> None:
+    weights: dict[str, Tensor | PackedTensor] = {
+        "table.weight": PackedTensor.encode(torch.randn(10, 32), "q8_0"),
+        "proj.weight": PackedTensor(
+            torch.randn(64, 32).to(torch.float8_e4m3fn).view(-1).view(torch.uint8),
+            "f8_e4m3",
+            (64, 32),
+            torch.tensor(0.5),
+        ),
+        "proj.bias": torch.randn(64),
+    }
+    unpacked = {
+        name: weight.decode(torch.float32) if isinstance(weight, PackedTensor) else weight
+        for name, weight in weights.items()
+    }
+    ids = torch.tensor([3, 0, 9])
+    expected = unpacked["table.weight"][ids] @ unpacked["proj.weight"].T + unpacked["proj.bias"]
+
+    def build_packed() -> nn.Module:
+        with torch.device("meta"):
+            return Packed()
+
+    placement = Placement.parse(EngineConfig(backend=backend, params_backend=params_backend), devices)
+    with BackendManager(placement, threads=1) as manager:
+        component = Component(
+            "te",
+            build_packed,
+            MemorySource(weights),
+            runtime=manager.runtime(Module.VAE),
+            params=manager.params(Module.VAE),
+            dtype=torch.float32,
+            keep_packed=True,
+        )
+        for _ in range(2):
+            with component.resident() as net:
+                torch.testing.assert_close(net(ids), expected)
+                assert component.nbytes == 10 * 34 + 64 * 32 + 4 + 64 * 4
+        component.close()
+        assert places(component._network()) == {"meta"}
 
 
 def test_nothing_wants_gradients(place) -> None:

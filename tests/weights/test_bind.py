@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from darkroom.api.errors import CheckpointError
 from darkroom.layers.conv import CausalConv3d
+from darkroom.layers.linear import Linear
+from darkroom.layers.packed_linear import PackedLinear
 from darkroom.quant.packed import PackedTensor
 from darkroom.weights.bind import bind_weights
 from darkroom.weights.checkpoint import open_checkpoint
@@ -23,7 +25,7 @@ class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(4, 8, 3)
-        self.blocks = nn.ModuleList([nn.Linear(32, 64)])
+        self.blocks = nn.ModuleList([Linear(32, 64)])
         self.register_buffer("counts", torch.zeros(3, dtype=torch.int64))
 
 
@@ -43,8 +45,10 @@ def weights() -> dict[str, Tensor]:
     }
 
 
-def bind(module: nn.Module, source: TensorSource, dtype: torch.dtype = torch.float32) -> None:
-    bind_weights(module, source, device=CPU, dtype=dtype, subject="unet")
+def bind(
+    module: nn.Module, source: TensorSource, dtype: torch.dtype = torch.float32, *, keep_packed: bool = False
+) -> None:
+    bind_weights(module, source, device=CPU, dtype=dtype, subject="unet", keep_packed=keep_packed)
 
 
 def from_file(path: Path, tensors: dict[str, Tensor]) -> TensorSource:
@@ -120,6 +124,62 @@ def test_packed_tensors_are_decoded(tmp_path: Path) -> None:
     module = net()
     bind(module, MemorySource(weights() | {"blocks.0.weight": packed}), torch.bfloat16)
     assert torch.equal(module.blocks[0].weight, packed.decode(torch.bfloat16))
+
+
+@pytest.mark.parametrize("format", ["q8_0", "q4_0"])
+def test_quantized_weights_stay_as_they_lie_in_the_file(format: str) -> None:
+    packed = PackedTensor.encode(weights()["blocks.0.weight"], format)
+    module = net()
+    bind(module, MemorySource(weights() | {"blocks.0.weight": packed}), torch.bfloat16, keep_packed=True)
+    stand_in = module.blocks[0]
+    assert isinstance(stand_in, PackedLinear)
+    assert stand_in.weight.data_ptr() == packed.data.data_ptr()
+    assert torch.equal(stand_in.bias, weights()["blocks.0.bias"].to(torch.bfloat16))
+    assert "blocks.0.weight" in module.state_dict()
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["weight first", "bias first"])
+def test_packed_weights_are_bound_again(order: int) -> None:
+    packed = PackedTensor.encode(weights()["blocks.0.weight"], "q8_0")
+    source = MemorySource(dict(list((weights() | {"blocks.0.weight": packed}).items())[::order]))
+    module = net()
+    for _ in range(2):
+        bind(module, source, keep_packed=True)
+        expected = packed.decode(torch.float32).sum(1) + weights()["blocks.0.bias"]
+        torch.testing.assert_close(module.blocks[0](torch.ones(32)), expected)
+
+
+@pytest.mark.parametrize("scale", [None, torch.tensor(0.5)], ids=["plain", "scaled"])
+def test_fp8_stays_packed(scale: Tensor | None) -> None:
+    eighth = weights()["blocks.0.weight"].to(torch.float8_e4m3fn)
+    data = eighth.view(-1).view(torch.uint8)
+    stored = eighth if scale is None else PackedTensor(data, "f8_e4m3", (64, 32), scale)
+    module = net()
+    bind(module, MemorySource(weights() | {"blocks.0.weight": stored}), keep_packed=True)
+    assert module.blocks[0].weight.data_ptr() == data.data_ptr()
+    expected = eighth.float() * (1 if scale is None else scale)
+    assert torch.equal(module.blocks[0].packed.decode(torch.float32), expected)
+
+
+def test_what_no_module_can_keep_packed_is_decoded() -> None:
+    """A convolution, and a table whose rows share a block."""
+    conv = PackedTensor.encode(torch.randn(8, 4, 3, 3), "q8_0")
+    module = net()
+    bind(module, MemorySource(weights() | {"conv.weight": conv}), keep_packed=True)
+    assert torch.equal(module.conv.weight, conv.decode(torch.float32))
+    table = PackedTensor.encode(torch.randn(4, 24), "q8_0")
+    rows = nn.Sequential(nn.Embedding(4, 24, device="meta"))
+    bind(rows, MemorySource({"0.weight": table}), keep_packed=True)
+    assert torch.equal(rows[0].weight, table.decode(torch.float32))
+
+
+def test_a_packed_weight_of_another_shape_is_an_error() -> None:
+    module = net()
+    packed = PackedTensor.encode(torch.randn(64, 32), "q8_0")
+    bind(module, MemorySource(weights() | {"blocks.0.weight": packed}), keep_packed=True)
+    other = PackedTensor.encode(torch.randn(32, 32), "q8_0")
+    with pytest.raises(CheckpointError, match=r"blocks\.0\.weight is \[32, 32\], not \[64, 32\]"):
+        bind(module, MemorySource(weights() | {"blocks.0.weight": other}), keep_packed=True)
 
 
 def test_bytes_are_counted_as_the_file_has_them(tmp_path: Path) -> None:

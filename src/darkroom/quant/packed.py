@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -48,11 +48,30 @@ class PackedTensor:
         """Bytes of the packed data."""
         return self.data.numel()
 
+    def to(self, device: torch.device) -> PackedTensor:
+        """The same on `device`."""
+        scale = None if self.scale is None else self.scale.to(device)
+        return replace(self, data=self.data.to(device), scale=scale)
+
     def decode(self, dtype: torch.dtype) -> Tensor:
         """The weight as a contiguous tensor of `dtype`, on the device of `data`."""
         if self.format in fp8.DTYPES:
             return fp8.decode(self.data, self.format, self.shape, dtype, self.scale)
         return gguf.decode(self.data, self.format, dtype).reshape(self.shape)
+
+    @property
+    def has_whole_rows(self) -> bool:
+        """Whether no block holds weights of two rows."""
+        row = math.prod(self.shape[1:])
+        return self.format in fp8.DTYPES or row % gguf.BLOCK_TYPES[self.format].elements == 0
+
+    def rows(self, indices: Tensor) -> PackedTensor:
+        """The rows of these numbers (n,), each as often as it is named; blocks must not cross rows."""
+        assert self.has_whole_rows, "each row is found by its bytes"
+        data = self.data.view(self.shape[0], -1)[indices].flatten()
+        per_row = self.scale is not None and self.scale.numel() > 1
+        scale = self.scale.reshape(-1)[indices] if self.scale is not None and per_row else self.scale
+        return PackedTensor(data, self.format, (len(indices), *self.shape[1:]), scale)
 
     def row_slice(self, start: int, stop: int) -> PackedTensor | Tensor:
         """Rows `start` to `stop`; packed where blocks do not cross rows, else decoded to float32."""

@@ -53,12 +53,18 @@ class Component:
         runtime: Backend,
         params: Backend | None,
         dtype: torch.dtype,
+        keep_packed: bool = False,
     ) -> None:
-        """`build` makes the network on the meta device; `source` has its tensors by the network's names."""
+        """`build` makes the network on the meta device; `source` has its tensors by the network's names.
+
+        keep_packed: weights that are quantized in the file stay so wherever they are, as `bind_weights` keeps
+        them.
+        """
         self.name = name
         self.runtime = runtime
         self.params = params
         self.dtype = dtype
+        self.keep_packed = keep_packed
         self.traffic = Traffic()
         self._build = build
         self._source: TensorSource | None = source
@@ -75,7 +81,10 @@ class Component:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the weights on a device, whether or not they are there now."""
+        """Bytes of the weights on a device, whether or not they are there now.
+
+        Weights that stay packed count so from the first time that they were read.
+        """
         return sum(
             tensor.numel() * (self.dtype if tensor.is_floating_point() else tensor.dtype).itemsize
             for tensor in {id(slot.tensor): slot.tensor for slot in slots(self._network())}.values()
@@ -148,6 +157,7 @@ class Component:
                     device=backend.device,
                     dtype=self.dtype,
                     subject=self.name,
+                    keep_packed=self.keep_packed,
                     on_bytes=on_bytes,
                 )
                 backend.synchronize()

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.api.errors import CheckpointError
+from darkroom.layers.packed_linear import PackedModule, packed_form
+from darkroom.quant import fp8
 from darkroom.quant.packed import PackedTensor
 from darkroom.weights.index import TensorIndex
 from darkroom.weights.source import TensorSource
@@ -34,6 +36,7 @@ def bind_weights(
     device: torch.device,
     dtype: torch.dtype,
     subject: str,
+    keep_packed: bool = False,
     on_bytes: Callable[[int], None] | None = None,
 ) -> None:
     """Sets every parameter and buffer of `net` from the tensor of the same name.
@@ -41,7 +44,8 @@ def bind_weights(
     Floats become `dtype` on `device`; convolutions are stored channels last, and weights of a module that
     has a `memory_order` with their axes in that order, outermost first. One that is so already
     is used as it lies in the file; of any other, the file's memory is given back once it is converted.
-    on_bytes hears the size in the file of each tensor done.
+    keep_packed: leave quantized weights as they are where a module of layers.packed_linear can take the place
+    of theirs. on_bytes hears the size in the file of each tensor done.
 
     Raises CheckpointError, with `subject` in front, unless both sides agree on names and shapes.
     """
@@ -49,18 +53,45 @@ def bind_weights(
     expected = _expected(net)
     for name in [name for name in source.index if name in expected]:  # in the file's order
         raw = source.read(name)
-        owner, _, attribute = name.rpartition(".")
-        module = net.get_submodule(owner)
-        tensor = _converted(raw, device, dtype, _memory_order(module, len(raw.shape)))
-        is_parameter = isinstance(expected[name], nn.Parameter)
-        setattr(module, attribute, nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor)
-        if tensor is not raw:
+        if not _put(net, name, raw, device, dtype, keep_packed):
             del raw
             source.release(name)
         if on_bytes:
             on_bytes(source.index[name].nbytes)
     unfilled = [n for n, t in (*net.named_parameters(), *net.named_buffers()) if t.is_meta]
     assert device.type == "meta" or not unfilled, f"{subject}: no checkpoint fills {unfilled[:3]}"
+
+
+def _put(
+    net: nn.Module,
+    name: str,
+    raw: Tensor | PackedTensor,
+    device: torch.device,
+    dtype: torch.dtype,
+    keep_packed: bool,
+) -> bool:
+    """Whether what is now in its place is `raw` as it lies in the file."""
+    owner, _, attribute = name.rpartition(".")
+    module = net.get_submodule(owner)
+    packed = _as_packed(raw) if keep_packed and owner and attribute == "weight" else None
+    if packed and (form := packed_form(module, packed)):
+        net.set_submodule(owner, form)
+        moved = packed.to(device)
+        form.hold(moved, dtype)
+        return moved.data is packed.data
+    tensor = _converted(raw, device, dtype, _memory_order(module, len(raw.shape)))
+    is_parameter = isinstance(getattr(module, attribute), nn.Parameter)
+    setattr(module, attribute, nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor)
+    return tensor is raw
+
+
+def _as_packed(raw: Tensor | PackedTensor) -> PackedTensor | None:
+    if isinstance(raw, PackedTensor):
+        return raw
+    format = next((format for format, dtype in fp8.DTYPES.items() if dtype == raw.dtype), None)
+    if format is None:
+        return None
+    return PackedTensor(raw.contiguous().view(-1).view(torch.uint8), format, tuple(raw.shape))
 
 
 def _memory_order(module: nn.Module, dims: int) -> tuple[int, ...]:
@@ -74,11 +105,7 @@ def _converted(
     raw: Tensor | PackedTensor, device: torch.device, dtype: torch.dtype, order: tuple[int, ...]
 ) -> Tensor:
     """`raw` itself if nothing about it has to change. order: its axes, outermost in memory first."""
-    if isinstance(raw, PackedTensor):
-        scale = None if raw.scale is None else raw.scale.to(device)
-        tensor = PackedTensor(raw.data.to(device), raw.format, raw.shape, scale).decode(dtype)
-    else:
-        tensor = raw.to(device)
+    tensor = raw.to(device).decode(dtype) if isinstance(raw, PackedTensor) else raw.to(device)
     kind = dtype if tensor.is_floating_point() else tensor.dtype
     if tensor.dtype == kind and tensor.permute(order).is_contiguous():
         return tensor
@@ -102,12 +129,15 @@ def _half_to_bfloat16(target: Tensor, tensor: Tensor) -> Tensor:
     return target
 
 
-def _expected(net: nn.Module) -> dict[str, Tensor]:
-    return net.state_dict(keep_vars=True)
+def _expected(net: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all that a checkpoint fills."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in net.state_dict(keep_vars=True).items()}
+    packed = {name: module for name, module in net.named_modules() if isinstance(module, PackedModule)}
+    return shapes | {f"{name}.weight": module.shape for name, module in packed.items()}
 
 
 def _check(net: nn.Module, index: TensorIndex, subject: str) -> None:
-    expected = {name: tuple(tensor.shape) for name, tensor in _expected(net).items()}
+    expected = _expected(net)
     missing = [name for name in expected if name not in index]
     unexpected = [name for name in index if name not in expected and not NOT_OF_A_NETWORK.search(name)]
     wrong = [
