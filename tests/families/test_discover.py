@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 from darkroom.api.errors import CheckpointError
 from darkroom.api.names import Module
 from darkroom.families import discover
+from darkroom.families.base import Family
 from darkroom.families.latent_diffusion import LatentDiffusionConfig
 from darkroom.nets.te.clip import CLIPTextConfig, CLIPTextModel
 from darkroom.nets.unet import UNetConfig, UNetModel
@@ -69,6 +71,10 @@ def diffusers_folder(unet: UNetConfig) -> TensorIndex:
         return TensorIndex(tensors(net, "unet.") + tensors(vae, "vae.") + tensors(text_encoder(unet), "te."))
 
 
+def family(name: str) -> Family[Any]:
+    return next(family for family in discover() if family.name == name)
+
+
 def answers(index: TensorIndex) -> dict[str, LatentDiffusionConfig]:
     found = {family.name: family.detect(family.key_rules().apply(index).index) for family in discover()}
     return {name: config for name, config in found.items() if config is not None}
@@ -91,23 +97,20 @@ def test_diffusers_folders_have_one_answer(unet: UNetConfig, name: str) -> None:
 @KINDS
 def test_networks_have_the_tensors_of_the_file(unet: UNetConfig, name: str) -> None:
     index = diffusers_folder(unet)
-    family = next(family for family in discover() if family.name == name)
-    renamed = family.key_rules().apply(index).index
-    for spec in family.modules(answers(index)[name]).values():
+    renamed = family(name).key_rules().apply(index).index
+    for spec in family(name).modules(answers(index)[name]).values():
         expected = {key: tuple(p.shape) for key, p in spec.build().state_dict().items()}
         assert renamed.under(spec.prefix).shapes() == expected
 
 
 @KINDS
 def test_landmarks_are_in_every_file(unet: UNetConfig, name: str) -> None:
-    family = next(family for family in discover() if family.name == name)
-    assert [mark for mark in family.landmarks if mark not in native(unet)] == []
+    assert [mark for mark in family(name).landmarks if mark not in native(unet)] == []
 
 
 @KINDS
 def test_nine_input_channels_mean_inpainting(unet: UNetConfig, name: str) -> None:
-    family = next(family for family in discover() if family.name == name)
-    assert family.inpaints(answers(native(unet))[name]) == (unet.in_channels == 9)
+    assert family(name).inpaints(answers(native(unet))[name]) == (unet.in_channels == 9)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +140,7 @@ def test_a_pooled_embedding_is_another_family() -> None:
 
 def test_a_missing_vae_is_named() -> None:
     index = TensorIndex(info for name, info in native(SD1).items() if not name.startswith(VAE))
-    with pytest.raises(CheckpointError, match=r"no complete VAE .*--vae"):
+    with pytest.raises(CheckpointError, match=r"a KL autoencoder .* is missing; .*--vae"):
         answers(index)
 
 
@@ -149,9 +152,9 @@ def test_a_missing_text_encoder_is_named() -> None:
 
 def test_default_size_is_the_files_own() -> None:
     index = native(SD1)
-    assert discover()[0].defaults(answers(index)["sd1"]).width == 512
+    assert family("sd1").defaults(answers(index)["sd1"]).width == 512
     sized = TensorIndex(index.values(), {"modelspec.resolution": "256x320"})
-    defaults = discover()[0].defaults(answers(sized)["sd1"])
+    defaults = family("sd1").defaults(answers(sized)["sd1"])
     assert (defaults.width, defaults.height) == (256, 320)
 
 
@@ -163,13 +166,12 @@ def test_size_multiple_follows_the_depth() -> None:
         transformer_depth=(1, 1),
         context_dim=64,
     )
-    assert discover()[0].defaults(answers(native(shallow))["sd1"]).size_multiple == 16
-    assert discover()[0].defaults(answers(native(SD1))["sd1"]).size_multiple == 64
+    assert family("sd1").defaults(answers(native(shallow))["sd1"]).size_multiple == 16
+    assert family("sd1").defaults(answers(native(SD1))["sd1"]).size_multiple == 64
 
 
 def test_every_network_is_built_without_memory() -> None:
-    family = discover()[0]
-    for module, spec in family.modules(answers(native(SD1))["sd1"]).items():
+    for module, spec in family("sd1").modules(answers(native(SD1))["sd1"]).items():
         assert module in Module
         assert all(parameter.is_meta for parameter in spec.build().parameters())
 

@@ -97,7 +97,7 @@ def test_references_equal_diffusers(config: QwenImageTransformerConfig) -> None:
     x, t, context = inputs()
     references = (torch.randn(2, 4, 8, 4), torch.randn(2, 4, 4, 14))
 
-    got = net(x, t, context, None, *references)
+    got = net(x, t, context, None, references)
 
     expected = expected_flow(reference_network(net), x, t, context, None, *references)
     assert relative_error(got, expected) < 1e-4
@@ -108,10 +108,11 @@ def test_references_equal_diffusers(config: QwenImageTransformerConfig) -> None:
 def test_zero_cond_t_changes_only_how_references_are_seen() -> None:
     plain, zero = random_network(TINY), random_network(ZERO_COND_T)
     x, t, context = inputs()
-    reference = torch.randn(2, 4, 8, 4)
+    references = (torch.randn(2, 4, 8, 4),)
 
     assert torch.equal(zero(x, t, context), plain(x, t, context))
-    assert relative_error(zero(x, t, context, None, reference), plain(x, t, context, None, reference)) > 0.001
+    seen = plain(x, t, context, None, references)
+    assert relative_error(zero(x, t, context, None, references), seen) > 0.001
 
 
 @torch.inference_mode()

@@ -261,7 +261,12 @@ class QwenImageTransformer(nn.Module):
         self.proj_out = Linear(width, patch_width)
 
     def forward(
-        self, x: Tensor, t: Tensor, context: Tensor, mask: Tensor | None = None, *references: Tensor
+        self,
+        x: Tensor,
+        t: Tensor,
+        context: Tensor,
+        mask: Tensor | None = None,
+        references: tuple[Tensor, ...] = (),
     ) -> Tensor:
         """The flow at x.
 
