@@ -1,8 +1,8 @@
-"""Prompts through one CLIP text encoder: what Stable Diffusion 1 and 2 have in common."""
+"""Prompts through a CLIP text encoder: what Stable Diffusion 1, 2, SDXL and 3 have in common."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -28,19 +28,77 @@ def encode_prompts(
     Raises RequestError for a clip_skip that leaves no layer, CheckpointError for an unfit embedding and for
     a text encoder with another vocabulary.
     """
+    contexts: dict[int, Tensor] = {}
+    for batch in _batches(te, prompts, pad, layers_cut):
+        hidden = encode_chunks(te, batch.tokens, batch.weights, clip_skip=batch.clip_skip, extra=batch.extra)
+        contexts |= {i: hidden[rows].flatten(0, 1)[None] for i, rows in batch.rows.items()}
+    return [Conditioning(contexts[i]) for i in range(len(prompts))]
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """What a text encoder makes of a prompt's chunks before any weight counts.
+
+    hidden: (k, 77, D) before the final norm. weights: (k, 77) float32, for `nets.te.clip.emphasise`.
+    pooled: the first chunk as one vector (1, P).
+    """
+
+    hidden: Tensor
+    weights: Tensor
+    pooled: Tensor
+
+
+def encode_for_several(
+    te: CLIPTextModel, prompts: Sequence[TextPrompt], *, pad: int, project: bool = True
+) -> list[EncodedPrompt]:
+    """Each prompt through one of a model's several text encoders; the chunks of all run as one batch.
+
+    pad, errors: as for `encode_prompts`. project: whether the vector goes through text_projection.
+    """
+    encoded: dict[int, EncodedPrompt] = {}
+    for batch in _batches(te, prompts, pad):
+        hidden, pooled = te.hidden_and_pooled(batch.tokens, batch.clip_skip, batch.extra, project=project)
+        for i, rows in batch.rows.items():
+            encoded[i] = EncodedPrompt(hidden[rows], batch.weights[rows], pooled[rows][:1])
+    return [encoded[i] for i in range(len(prompts))]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """The chunks of all prompts that are taken from one layer.
+
+    tokens, weights: (k, 77). extra: vectors (m, D) of ids past the vocabulary, or None. rows: the chunks of
+    each prompt, by its number.
+    """
+
+    tokens: Tensor
+    weights: Tensor
+    clip_skip: int
+    extra: Tensor | None
+    rows: Mapping[int, slice]
+
+
+def _batches(
+    te: CLIPTextModel, prompts: Sequence[TextPrompt], pad: int, layers_cut: int = 0
+) -> Iterator[_Batch]:
     if te.config.vocab_size < VOCAB_SIZE:
         raise CheckpointError(
             f"model: its text encoder knows {te.config.vocab_size} tokens; CLIP's vocabulary has {VOCAB_SIZE}"
         )
     inversions = _Inversions(te.config.vocab_size, te.config.hidden_size)
     chunks = [_chunks(prompt, te.config.num_positions, pad, inversions) for prompt in prompts]
-    contexts: dict[int, Tensor] = {}
-    for clip_skip in {prompt.clip_skip for prompt in prompts}:
+    device = te.text_model.embeddings.token_embedding.weight.device
+    extra = inversions.table()
+    for clip_skip in dict.fromkeys(prompt.clip_skip for prompt in prompts):
         chosen = [i for i, prompt in enumerate(prompts) if prompt.clip_skip == clip_skip]
-        skip = _checked_skip(clip_skip, te.config.num_layers, layers_cut)
-        hidden = _encode(te, [chunks[i] for i in chosen], skip, inversions.table())
-        contexts |= dict(zip(chosen, hidden, strict=True))
-    return [Conditioning(contexts[i]) for i in range(len(prompts))]
+        ends = list(accumulate(len(chunks[i].tokens) for i in chosen))
+        yield _Batch(
+            torch.tensor([row for i in chosen for row in chunks[i].tokens], device=device),
+            torch.tensor([row for i in chosen for row in chunks[i].weights], device=device),
+            _checked_skip(clip_skip, te.config.num_layers, layers_cut),
+            None if extra is None else extra.to(device),
+            {i: slice(start, end) for i, (start, end) in zip(chosen, pairwise([0, *ends]), strict=True)},
+        )
 
 
 @dataclass
@@ -72,19 +130,6 @@ def _chunks(prompt: TextPrompt, length: int, pad: int, inversions: _Inversions) 
         word: inversions.ids_of(prompt.embeddings[word]) for word in find_words(parts, prompt.embeddings)
     }
     return chunk(parts, ClipTokenizer(), pad=pad, length=length, words=words)
-
-
-def _encode(
-    te: CLIPTextModel, prompts: Sequence[PromptChunks], clip_skip: int, table: Tensor | None
-) -> list[Tensor]:
-    """The contexts of several prompts, each (1, length * chunks, D)."""
-    device = te.text_model.embeddings.token_embedding.weight.device
-    tokens = torch.tensor([row for prompt in prompts for row in prompt.tokens], device=device)
-    weights = torch.tensor([row for prompt in prompts for row in prompt.weights], device=device)
-    table = None if table is None else table.to(device)
-    hidden = encode_chunks(te, tokens, weights, clip_skip=clip_skip, extra=table)  # (k, length, D)
-    ends = list(accumulate(len(prompt.tokens) for prompt in prompts))
-    return [hidden[start:end].flatten(0, 1)[None] for start, end in pairwise([0, *ends])]
 
 
 def _checked_skip(clip_skip: int, num_layers: int, layers_cut: int) -> int:
