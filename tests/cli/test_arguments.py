@@ -173,13 +173,13 @@ def test_bytes_that_are_no_utf8_do_not_reach_the_tokenizer_as_surrogates() -> No
 
 
 def test_no_option_of_a_later_capability_is_there() -> None:
-    later = "--lora-model-dir --control-net --upscale-model --type --hires --vae-tiling --preview --t5xxl"
+    later = "--lora-model-dir --control-net --upscale-model --type --hires --vae-tiling --preview"
     assert not set(later.split()) & set(OPTIONS)
 
 
 def test_no_spelling_is_taken_twice() -> None:
-    options = [option for section in SECTIONS for option in options_of(section)]
-    assert sum(len(option.flag.names) + len(option.flag.file_names) for option in options) == len(OPTIONS)
+    flags = [option.flag for section in SECTIONS for option in options_of(section)]
+    assert sum(len(flag.names + flag.file_names + flag.aliases) for flag in flags) == len(OPTIONS)
 
 
 def test_spellings_of_stable_diffusion_cpp() -> None:
@@ -194,3 +194,12 @@ def test_spellings_of_stable_diffusion_cpp() -> None:
         "--strength --extra-sample-args --disable-image-metadata "
     )
     assert set(theirs.split()) <= set(OPTIONS)
+
+
+def test_reference_images_are_a_list() -> None:
+    arguments = parse(["-p", "x", "-r", "a.png", "--ref-image", "b.png"])
+    assert arguments.request.ref_images == (Path("a.png"), Path("b.png"))
+
+
+def test_older_spellings_are_taken() -> None:
+    assert parse(["-p", "x", "--qwen2vl", "a.gguf"]).config.llm == Path("a.gguf")

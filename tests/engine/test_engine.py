@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,9 @@ from safetensors.torch import load_file, save_file
 from darkroom import Engine, EngineConfig, GenerationRequest, Phase, Progress
 from darkroom.api.errors import Cancelled, CheckpointError, DarkroomError, PlacementError, RequestError
 from darkroom.api.names import Module, PredictionType, RngType, SampleMethod
-from darkroom.runtime.devices import Devices
+from darkroom.runtime.backends import Backend
+from darkroom.runtime.devices import Device, Devices
+from darkroom.runtime.torch_backend import TorchProvider
 
 SMALL = {"width": 64, "height": 64, "steps": 3}
 
@@ -194,6 +196,35 @@ def test_a_picture_of_no_numbers_is_an_error(checkpoint: Path, tmp_path: Path) -
     save_file(tensors, path)
     with engine_of(path) as engine, pytest.raises(DarkroomError, match="vae: the picture holds values"):
         drawn(engine)
+
+
+class HalfProvider(TorchProvider):
+    """This machine's processor, computing in float16 as cards without bfloat16 do."""
+
+    def devices(self) -> Sequence[Device]:
+        return super().devices()[:1]
+
+    def open(self, device: Device, *, threads: int) -> Backend:
+        backend = super().open(device, threads=threads)
+        backend.compute_dtype = lambda asked: torch.float16  # type: ignore[method-assign]
+        return backend
+
+
+def test_an_autoencoder_that_overflows_in_half_precision_draws(checkpoint: Path, tmp_path: Path) -> None:
+    tensors = load_file(checkpoint)
+    tensors["first_stage_model.decoder.mid.block_1.conv2.bias"].fill_(6e4)
+    tensors["first_stage_model.decoder.mid.block_2.conv2.bias"].fill_(6e4)
+    path = tmp_path / "loud.safetensors"
+    save_file(tensors, path)
+    config = EngineConfig(model=path, threads=1)
+    with Engine.load(config, devices=Devices([HalfProvider()])) as engine:
+        assert engine.components[Module.DIFFUSION].dtype is torch.float16
+        with engine.components[Module.VAE].resident() as vae:
+            z = torch.zeros(1, 4, 8, 8)
+            assert vae.decode(z).isfinite().all()
+            assert not vae.half().decode(z.half()).isfinite().all()
+            vae.float()
+        assert engine.generate(request(steps=1)).images
 
 
 def test_placement_is_checked_before_any_file_is_opened(tmp_path: Path, devices: Devices) -> None:

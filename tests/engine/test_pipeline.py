@@ -12,9 +12,19 @@ from darkroom.core.rng import make_rng
 from darkroom.engine.pipeline import Start, decode, empty_start, encode_start
 from darkroom.engine.plan import make_plan
 from darkroom.families.base import LatentFormat
+from darkroom.families.sd1 import StableDiffusion1
 from darkroom.nets.vae.kl import AutoencoderKL, KLConfig
 
 LATENT = LatentFormat(channels=4, downscale=8, scale=0.5, shift=0.25)
+
+
+class Halved(StableDiffusion1):
+    """A family whose latents are easily told from the autoencoder's."""
+
+    latent = LATENT
+
+
+FAMILY = Halved()
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +37,12 @@ def start_from(vae: AutoencoderKL, colour: str, mask: Image.Image | None, *, inp
     request = GenerationRequest(
         init_image=Image.new("RGB", (64, 128), colour), mask_image=mask, seed=3, width=64, height=128
     )
-    return encode_start(vae, make_plan(request, DEFAULTS), LATENT, RngType.CUDA, inpaints)
+    return encode_start(vae, make_plan(request, DEFAULTS), FAMILY, RngType.CUDA, inpaints)
 
 
 def test_text_to_image_starts_from_nothing() -> None:
     plan = make_plan(GenerationRequest(width=64, height=128), DEFAULTS)
-    start = empty_start(plan, LATENT, inpaints=False)
+    start = empty_start(plan, FAMILY, inpaints=False)
     assert start.latent.shape == (1, 4, 16, 8)
     assert not start.latent.any()
     assert (start.mask, start.concat) == (None, None)
@@ -40,7 +50,7 @@ def test_text_to_image_starts_from_nothing() -> None:
 
 def test_an_inpainting_network_is_told_that_all_is_to_be_drawn() -> None:
     plan = make_plan(GenerationRequest(width=64, height=128), DEFAULTS)
-    concat = empty_start(plan, LATENT, inpaints=True).concat
+    concat = empty_start(plan, FAMILY, inpaints=True).concat
     assert concat is not None
     assert concat.shape == (1, 5, 16, 8)
     assert (concat[:, 0] == 1).all()

@@ -28,15 +28,15 @@ class EngineConfig(BaseModel):
         None,
         "path to the language model that encodes text (Qwen-Image: Qwen2.5-VL-7B, Z-Image: Qwen3-4B)",
         "--llm",
-        "--qwen2vl",
         metavar="PATH",
+        aliases=("--qwen2vl",),
     )
     llm_vision: Path | None = opt(
         None,
         "path to the language model's vision tower, for reference images (mmproj)",
         "--llm_vision",
-        "--qwen2vl_vision",
         metavar="PATH",
+        aliases=("--qwen2vl_vision",),
     )
     vae: Path | None = opt(None, "path to a standalone vae model", "--vae", metavar="PATH")
     embd_dir: Path | None = opt(

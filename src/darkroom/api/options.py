@@ -20,6 +20,8 @@ class Flag:
     names: every spelling, short ones first.
     metavar: the placeholder in the help text; None for a switch.
     concat: repeated values are joined with a comma instead of the last one winning.
+    append: each value is one more of a list.
+    aliases: older spellings, which help does not show.
     file_names: more spellings, whose value is the path of a file that holds the option's text.
     label: what a wrong value is called in messages; the flag's own name when empty.
     """
@@ -29,6 +31,8 @@ class Flag:
     concat: bool = False
     file_names: tuple[str, ...] = ()
     label: str = ""
+    append: bool = False
+    aliases: tuple[str, ...] = ()
 
 
 def opt(
@@ -39,6 +43,8 @@ def opt(
     concat: bool = False,
     file_names: tuple[str, ...] = (),
     label: str = "",
+    append: bool = False,
+    aliases: tuple[str, ...] = (),
     **limits: Any,  # noqa: ANN401
 ) -> Any:  # noqa: ANN401
     """A pydantic field that also knows its command-line flag.
@@ -46,7 +52,7 @@ def opt(
     limits: pydantic's own `ge`, `gt`, `le`, `lt`, `min_length`.
     """
     field = Field(default=default, description=help, **limits)
-    field.metadata.append(Flag(names, metavar, concat, file_names, label))
+    field.metadata.append(Flag(names, metavar, concat, file_names, label, append, aliases))
     return field
 
 

@@ -42,6 +42,7 @@ class GenerationRequest(BaseModel):
         "-r",
         "--ref-image",
         metavar="PATH",
+        append=True,
     )
     ref_image_args: str = opt(
         "",

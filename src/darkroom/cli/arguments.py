@@ -72,7 +72,7 @@ OPTIONS: Mapping[str, Option] = {
     spelling: option
     for section in SECTIONS
     for option in options_of(section)
-    for spelling in (*option.flag.names, *option.flag.file_names)
+    for spelling in (*option.flag.names, *option.flag.file_names, *option.flag.aliases)
 }
 """Every spelling of every option."""
 
@@ -105,6 +105,8 @@ def parse(argv: Sequence[str]) -> Arguments:
         value = _value(option, token, text)
         if option.flag.concat and values.get(option.name):
             value = f"{values[option.name]},{value}"
+        elif option.flag.append:
+            value = (*values.get(option.name, ()), value)
         values[option.name] = value
     arguments = _build(given)
     _require(arguments.cli)

@@ -63,7 +63,7 @@ def description(option: Option) -> str:
     if names := choices(option.field):
         text += f", one of [{', '.join(names)}]"
     default = option.field.default
-    if "default:" not in text and default not in (None, "", False):
+    if "default:" not in text and default not in (None, "", False, ()):
         text += f" (default: {default.value if isinstance(default, Enum) else default})"
     if option.flag.concat:
         text += "; repeated values are joined with commas"

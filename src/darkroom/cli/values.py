@@ -19,8 +19,10 @@ class ValueRejected(Exception):
 
 
 def value_type(field: FieldInfo) -> Any:  # noqa: ANN401
-    """The type a value has: the annotation without None; Path for what may be given as a file."""
+    """The type a value has: the annotation without None; Path for a file or a list of them."""
     annotation = field.annotation
+    if get_origin(annotation) is tuple and get_args(annotation)[0] is not float:
+        annotation = get_args(annotation)[0]
     options = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     if Path in options:
         return Path

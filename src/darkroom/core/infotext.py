@@ -33,6 +33,7 @@ class PictureParameters:
     negative_prompt: str = ""
     steps: int
     cfg_scale: float
+    guidance: float | None = None
     eta: float | None = None
     extra_sample_args: str = ""
     seed: int
@@ -76,6 +77,7 @@ def _settings(picture: PictureParameters) -> list[tuple[str, str]]:
     settings = [
         ("Steps", str(picture.steps)),
         ("CFG scale", _number(picture.cfg_scale)),
+        ("Guidance", _number(picture.guidance)),
         ("Eta", _number(picture.eta)),
         ("Extra sample args", _quoted(picture.extra_sample_args)),
         ("Seed", str(picture.seed)),

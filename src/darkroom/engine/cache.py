@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from hashlib import blake2b
 from pathlib import Path
 
 from darkroom.families.base import Conditioning, TextPrompt
 
 CAPACITY = 32
 
-Key = tuple[str, int, tuple[tuple[Path, int, int], ...]]
+Key = tuple[str, int, bool, tuple[tuple[Path, int, int], ...], tuple[tuple[int, int, bytes], ...]]
 
 
 def key_of(prompt: TextPrompt) -> Key:
-    """What a conditioning depends on: the text, the layer, and the embedding files as they are now."""
+    """What a conditioning depends on: the prompt, its images, and the embedding files as they are now."""
     text = " ".join(prompt.text.lower().split())
     used = (path for word, path in prompt.embeddings.items() if word in text)
-    return prompt.text, prompt.clip_skip, tuple((path, *_version(path)) for path in used)
+    files = tuple((path, *_version(path)) for path in used)
+    images = tuple((*image.size, blake2b(image.tobytes()).digest()) for image in prompt.images)
+    return prompt.text, prompt.clip_skip, prompt.negative, files, images
 
 
 def _version(path: Path) -> tuple[int, int]:

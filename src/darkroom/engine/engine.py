@@ -13,7 +13,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from darkroom.api.config import EngineConfig
-from darkroom.api.names import Module
+from darkroom.api.names import Module, PredictionType
 from darkroom.api.request import GenerationRequest
 from darkroom.api.result import GenerationResult, IsCancelled, OnProgress, Phase, Progress
 from darkroom.core.infotext import PictureParameters, write_infotext
@@ -30,7 +30,7 @@ from darkroom.engine.pipeline import (
 )
 from darkroom.engine.plan import Plan, make_plan
 from darkroom.engine.report import Report
-from darkroom.families.base import Conditioning, Predict, TextPrompt
+from darkroom.families.base import Conditioning, Frame, Predict, TextPrompt
 from darkroom.families.embeddings import find_embeddings
 from darkroom.runtime.backends import BackendManager, Placement
 from darkroom.runtime.budget import check_size, estimate_activation_bytes
@@ -67,8 +67,9 @@ class Engine:
         self.manager = manager
         self.embeddings = find_embeddings(config.embd_dir)
         self.components = {module: self._component(module) for module in model.sources}
+        self.defaults = model.family.defaults(model.architecture)
         self._prompts = PromptCache()
-        self._prediction: Prediction | None = None
+        self._prediction: PredictionType | None = None
 
     @classmethod
     def load(
@@ -108,7 +109,14 @@ class Engine:
 
         Raises RequestError, also for a size whose memory the devices do not have.
         """
-        return make_plan(request, self.model.family.defaults(self.model.architecture), self._check_size)
+        family = self.model.family
+
+        def reference_size(width: int, height: int) -> tuple[int, int]:
+            return family.reference_size(width, height, Frame(request.width or 0, request.height or 0))
+
+        return make_plan(
+            request, self.defaults, self._check_size, reference_size if family.takes_references else None
+        )
 
     def generate(
         self,
@@ -126,6 +134,8 @@ class Engine:
         with torch.inference_mode():
             cond, uncond = self._encode_text(plan, report)
             start = self._start(plan, report)
+            cond = self._framed(cond, plan, start)
+            uncond = uncond and self._framed(uncond, plan, start)
             latents, schedule = self._sample(plan, cond, uncond, start, report)
             images = self._decode(latents, report)
         infotexts = tuple(self._infotext(plan, schedule, seed) for seed in plan.seeds)
@@ -156,13 +166,16 @@ class Engine:
     def _component(self, module: Module) -> Component:
         spec = self.model.family.modules(self.model.architecture)[module]
         runtime = self.manager.runtime(module)
+        # In float16 the decoder of SDXL, for one, overflows, and the picture is black.
+        dtype_of = runtime.wide_dtype if module is Module.VAE else runtime.compute_dtype
         return Component(
             module,
             spec.build,
             self.model.sources[module],
             runtime=runtime,
             params=self.manager.params(module),
-            dtype=runtime.compute_dtype(self.config.compute_type),
+            dtype=dtype_of(self.config.compute_type),
+            keep_packed=spec.keep_packed,
         )
 
     def _resident(self, module: Module, report: Report) -> AbstractContextManager[nn.Module]:
@@ -171,8 +184,12 @@ class Engine:
 
     def _encode_text(self, plan: Plan, report: Report) -> tuple[Conditioning, Conditioning | None]:
         """Prompt and, where guidance wants it, negative prompt; from memory or through the text encoder."""
-        texts = (plan.prompt, plan.negative_prompt) if plan.guidance.wants_uncond else (plan.prompt,)
-        prompts = [TextPrompt(text, plan.clip_skip, self.embeddings) for text in texts]
+        images = plan.references if plan.reference_args.switch("pass_to_vlm", True) else ()
+        prompts = [
+            TextPrompt(text, plan.clip_skip, self.embeddings, images, negative)
+            for text, negative in ((plan.prompt, False), (plan.negative_prompt, True))
+            if not negative or plan.guidance.wants_uncond
+        ]
         keys = [key_of(prompt) for prompt in prompts]
         new = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if not self._prompts.get(key)}
         if new:
@@ -186,19 +203,37 @@ class Engine:
         return cond, uncond if len(prompts) > 1 else None
 
     def _to_diffusion(self, conditioning: Conditioning) -> Conditioning:
-        """The same on the diffusion network's device and in its type."""
+        """The same on the diffusion network's device, numbers in its type."""
         component = self.components[Module.DIFFUSION]
-        return conditioning.map(lambda tensor: component.runtime.take(tensor.to(component.dtype)))
+
+        def moved(tensor: Tensor) -> Tensor:
+            kind = component.dtype if tensor.is_floating_point() else tensor.dtype
+            return component.runtime.take(tensor.to(kind))
+
+        return conditioning.map(moved)
+
+    def _framed(self, cond: Conditioning, plan: Plan, start: Start) -> Conditioning:
+        """A prompt's conditioning with what this request adds: size, guidance, mask and reference images."""
+        kind = self.components[Module.DIFFUSION].dtype
+        modes = {"fixed": False, "increase": True}
+        cond = replace(
+            cond,
+            concat=None if start.concat is None else start.concat.to(kind),
+            references=tuple(reference.to(kind) for reference in start.references),
+            increase_reference_index=modes.get(plan.reference_args.text("ref_index_mode")),
+        )
+        frame = Frame(plan.width, plan.height, plan.distilled_guidance)
+        return self.model.family.frame(cond, frame, self.model.architecture)
 
     def _start(self, plan: Plan, report: Report) -> Start:
         family, take = self.model.family, self.components[Module.DIFFUSION].runtime.take
         inpaints = family.inpaints(self.model.architecture)
-        if plan.init_image is None:
-            return empty_start(plan, family.latent, inpaints).map(take)
+        if plan.init_image is None and not plan.references:
+            return empty_start(plan, family, inpaints).map(take)
         if inpaints and plan.mask is None:
             logger.warning("inpainting model: without --mask the whole picture is drawn anew")
         with self._resident(Module.VAE, report) as vae, report.phase(Phase.ENCODE_IMAGE, 1) as advance:
-            start = encode_start(vae, plan, family.latent, self.config.rng, inpaints).map(take)
+            start = encode_start(vae, plan, family, self.config.rng, inpaints).map(take)
             advance(1)
         return start
 
@@ -208,20 +243,14 @@ class Engine:
         """The latent of each image, one image after the other, each from its own seed."""
         family = self.model.family
         component = self.components[Module.DIFFUSION]
-        if start.concat is not None:
-            concat = start.concat.to(component.dtype)
-            cond = replace(cond, concat=concat)
-            uncond = uncond and replace(uncond, concat=concat)
         latents = []
         with self._resident(Module.DIFFUSION, report) as net:
 
             def predict(x: Tensor, t: Tensor, c: Conditioning) -> Tensor:
                 return family.predict(net, x.to(component.dtype), t, c)
 
-            prediction = self._known_prediction(predict)
-            default = family.defaults(self.model.architecture).scheduler
-            tokens = start.latent.shape[2] * start.latent.shape[3]
-            schedule = make_schedule(plan, prediction, default, family.name, tokens)
+            prediction = self._make_prediction(predict, plan.flow_shift)
+            schedule = make_schedule(plan, prediction, family, self.defaults)
             for image, seed in enumerate(plan.seeds, 1):
                 noise = NoiseSource([seed], self.config.rng, self.config.sampler_rng)
                 steps = len(schedule.sigmas) - 1
@@ -236,7 +265,7 @@ class Engine:
                 latents.append(step.x)
         return latents, schedule
 
-    def _known_prediction(self, predict: PredictBatch[Conditioning]) -> Prediction:
+    def _make_prediction(self, predict: PredictBatch[Conditioning], shift: float | None) -> Prediction:
         """What the network's output means: as configured, else as the family finds out, once."""
         if self._prediction is None:
             component = self.components[Module.DIFFUSION]
@@ -248,13 +277,14 @@ class Engine:
 
                 return run
 
-            kind = self.config.prediction or self.model.family.prediction(self.model.architecture, probe)
-            alphas = self.model.alphas_cumprod
-            self._prediction = make_prediction(
-                kind, alphas_cumprod=None if alphas is None else alphas.tolist()
+            self._prediction = self.config.prediction or self.model.family.prediction(
+                self.model.architecture, probe
             )
-            logger.debug("prediction: %s", kind)
-        return self._prediction
+            logger.debug("prediction: %s", self._prediction)
+        alphas = self.model.alphas_cumprod
+        return make_prediction(
+            self._prediction, alphas_cumprod=None if alphas is None else alphas.tolist(), shift=shift
+        )
 
     def _decode(self, latents: list[Tensor], report: Report) -> tuple[Image, ...]:
         images = []
@@ -273,6 +303,7 @@ class Engine:
                 negative_prompt=plan.negative_prompt,
                 steps=plan.steps,
                 cfg_scale=plan.cfg_scale,
+                guidance=plan.distilled_guidance,
                 eta=plan.eta,
                 extra_sample_args=plan.extra_sample_args,
                 seed=seed,

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from PIL.Image import Image
+from PIL.Image import Image, Resampling
 from torch import Tensor, nn
 
 from darkroom.api.errors import DarkroomError
 from darkroom.api.names import RngType, Scheduler
+from darkroom.core.images import fit
 from darkroom.core.pixels import image_to_tensor, mask_to_latent, mask_to_tensor, tensor_to_images
 from darkroom.core.rng import Rng, make_rng
 from darkroom.engine.plan import Plan
-from darkroom.families.base import Conditioning, LatentFormat
+from darkroom.families.base import Conditioning, Family, Frame, LatentFormat, SampleDefaults
 from darkroom.sampling.guidance import PredictBatch, keep_unmasked, make_denoiser
 from darkroom.sampling.noise import NoiseSource
 from darkroom.sampling.prediction import Prediction, ShiftedTimesteps
@@ -27,54 +29,73 @@ class Start:
     """Where sampling begins.
 
     latent: (1, c, h, w), zeros for text-to-image. mask: (1, 1, h, w), 1 where it is drawn anew, or None.
-    concat: extra channels (1, c, h, w) for inpainting networks, or None.
+    concat: extra channels (1, c, h, w) for inpainting networks, or None. references: of reference images.
     """
 
     latent: Tensor
     mask: Tensor | None = None
     concat: Tensor | None = None
+    references: tuple[Tensor, ...] = ()
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Start:
         """The same with every tensor changed, for example moved."""
         mask, concat = (None if t is None else change(t) for t in (self.mask, self.concat))
-        return Start(change(self.latent), mask, concat)
+        return Start(change(self.latent), mask, concat, tuple(change(t) for t in self.references))
 
 
-def empty_start(plan: Plan, latent: LatentFormat, inpaints: bool) -> Start:
+def empty_start(plan: Plan, family: Family[Any], inpaints: bool) -> Start:
     """Text-to-image: nothing to start from; an inpainting network is told that all is to be drawn."""
-    height, width = plan.height // latent.downscale, plan.width // latent.downscale
-    zeros = torch.zeros(1, latent.channels, height, width)
-    concat = torch.cat((torch.ones(1, 1, height, width), zeros), dim=1) if inpaints else None
-    return Start(zeros, concat=concat)
+    side = family.latent.downscale
+    zeros = torch.zeros(1, family.latent.channels, plan.height // side, plan.width // side)
+    everything = torch.ones(1, 1, plan.height, plan.width)
+    return Start(zeros, concat=family.inpainting_channels(everything, zeros) if inpaints else None)
 
 
-def encode_start(vae: nn.Module, plan: Plan, latent: LatentFormat, rng: RngType, inpaints: bool) -> Start:
-    """Image-to-image and inpainting: the image as a latent, the mask in latent pixels.
+def encode_start(vae: nn.Module, plan: Plan, family: Family[Any], rng: RngType, inpaints: bool) -> Start:
+    """Image-to-image, inpainting and editing: the images as latents, the mask in latent pixels.
 
     Draws are stable-diffusion.cpp's: from a generator with the first seed, one for each encoded image.
     """
-    assert plan.init_image is not None, "the caller has an image to start from"
-    draws = make_rng(rng, plan.seeds[0])
-    pixels = image_to_tensor(plan.init_image)
-    encoded = _encode(vae, pixels, latent, draws)
-    mask = torch.ones(1, 1, plan.height, plan.width) if plan.mask is None else mask_to_tensor(plan.mask)
-    latent_mask = mask_to_latent(mask, latent.downscale)
-    concat = None
-    if inpaints:
-        hidden = _encode(vae, pixels * (1 - mask), latent, draws)
-        concat = torch.cat((latent_mask.to(hidden.device), hidden), dim=1)
-    if plan.mask is None:
-        return Start(encoded, concat=concat)
-    return Start(encoded, mask_to_latent(mask, latent.downscale, grow=inpaints).to(encoded.device), concat)
+    latent, draws = family.latent, make_rng(rng, plan.seeds[0])
+    start = empty_start(plan, family, inpaints)
+    if plan.init_image is not None:
+        pixels = image_to_tensor(plan.init_image)
+        encoded = _encode(vae, pixels, latent, draws)
+        start = Start(encoded)
+        mask = torch.ones(1, 1, plan.height, plan.width) if plan.mask is None else mask_to_tensor(plan.mask)
+        if inpaints:
+            hidden = _encode(vae, pixels * (1 - mask), latent, draws)
+            start = replace(start, concat=family.inpainting_channels(mask, hidden))
+        if plan.mask is not None:
+            kept = mask_to_latent(mask, latent.downscale, grow=inpaints).to(encoded.device)
+            start = replace(start, mask=kept)
+    seen = plan.references if plan.reference_args.switch("pass_to_dit", True) else ()
+    sized = (_reference(image, plan, family) for image in seen)
+    references = (_encode(vae, image_to_tensor(image), latent, draws) for image in sized)
+    return replace(start, references=tuple(references))
+
+
+TOKEN = 16
+"""Pixels on a side that a token of the largest kind covers, for reference images that keep their size."""
+
+
+def _reference(image: Image, plan: Plan, family: Family[Any]) -> Image:
+    """A reference image at the family's size, or with resize_before_vae=off its own, cut to whole tokens."""
+    if not plan.reference_args.switch("resize_before_vae", True):
+        width, height = (max(1, side // TOKEN) * TOKEN for side in image.size)
+        return fit(image, width, height)
+    wanted = family.reference_size(*image.size, Frame(plan.width, plan.height))
+    return image if wanted == image.size else image.resize(wanted, Resampling.LANCZOS)
 
 
 def _encode(vae: nn.Module, pixels: Tensor, latent: LatentFormat, draws: Rng) -> Tensor:
-    """Pixels (1, 3, H, W) in [-1, 1] as a sampled latent (1, c, h, w), float32."""
+    """Pixels (1, 3, H, W) in [-1, 1] as a latent (1, c, h, w), float32."""
     weight = next(vae.parameters())
     mean, logvar = vae.encode(pixels.to(weight.device, weight.dtype))  # type: ignore[operator]
-    mean, deviation = mean.float(), (0.5 * logvar.float()).exp()
-    sampled: Tensor = mean + deviation * draws.randn(tuple(mean.shape)).to(mean.device)
-    return latent.from_vae(sampled)
+    z = mean.float()
+    if latent.sampled:
+        z = z + (0.5 * logvar.float()).exp() * draws.randn(tuple(z.shape)).to(z.device)
+    return latent.from_vae(z)
 
 
 @dataclass(frozen=True)
@@ -86,18 +107,22 @@ class Schedule:
 
 
 def make_schedule(
-    plan: Plan, prediction: Prediction, default: Scheduler, variant: str, tokens: int
+    plan: Plan, prediction: Prediction, family: Family[Any], defaults: SampleDefaults
 ) -> Schedule:
-    """The schedule of the whole request; image-to-image runs only the end of it.
-
-    default: the family's scheduler. variant: the family, for schedules made for one. tokens: latent pixels.
-    """
-    scheduler = plan.scheduler or default_scheduler(plan.method, prediction, default)
+    """The schedule of the whole request; image-to-image runs only the end of it."""
+    scheduler = plan.scheduler or default_scheduler(plan.method, prediction, defaults.scheduler)
+    token = family.latent.downscale * defaults.patch  # pixels on a side
     if plan.sigmas is not None:
         sigmas = custom_sigmas(plan.sigmas)
     else:
         sigmas = get_sigmas(
-            scheduler, plan.steps, prediction, tokens=tokens, variant=variant, extra=plan.extra
+            scheduler,
+            plan.steps,
+            prediction,
+            tokens=(plan.height // token) * (plan.width // token),
+            variant=family.name,
+            extra=plan.extra,
+            shift=defaults.resolution_shift,
         )
     if plan.init_image is not None:
         sigmas = slice_for_strength(sigmas, plan.strength, prediction, plan.extra)

@@ -24,6 +24,10 @@ logger = logging.getLogger(__name__)
 
 LARGEST_SEED = 2**63 - 1
 
+REFERENCE_ARGS = ("pass_to_vlm", "pass_to_dit", "ref_index_mode", "resize_before_vae")
+"""What --ref-image-args knows: whether text encoder and network see the images, how the network counts them
+(fixed or increase), and whether they are brought to the family's size first."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -31,7 +35,10 @@ class Plan:
 
     seeds: one for each image. scheduler: None leaves the choice to sampler and prediction.
     sigmas: noise levels given by hand, or None for the schedule's.
+    distilled_guidance: what a distilled network is told, or None.
+    flow_shift: of the noise levels of flow models, or None for the prediction's own.
     init_image, mask: cut to width x height; the mask is white where the picture is drawn anew.
+    references: reference images at their own size.
     """
 
     prompt: str
@@ -40,6 +47,8 @@ class Plan:
     height: int
     steps: int
     cfg_scale: float
+    distilled_guidance: float | None
+    flow_shift: float | None
     eta: float
     method: SampleMethod
     scheduler: Scheduler | None
@@ -52,6 +61,8 @@ class Plan:
     strength: float
     init_image: Image | None
     mask: Image | None
+    references: tuple[Image, ...]
+    reference_args: ExtraArgs
 
     @cached_property
     def guidance(self) -> Guidance:
@@ -60,11 +71,15 @@ class Plan:
 
 
 def make_plan(
-    request: GenerationRequest, defaults: SampleDefaults, check_size: Callable[[int, int], None] | None = None
+    request: GenerationRequest,
+    defaults: SampleDefaults,
+    check_size: Callable[[int, int], None] | None = None,
+    reference_size: Callable[[int, int], tuple[int, int]] | None = None,
 ) -> Plan:
     """Fills in the family's defaults and opens the images.
 
     check_size: raises for a width and height that cannot be, before an image is brought to them.
+    reference_size: the size at which the family looks at a reference image; None where it looks at none.
 
     Raises RequestError for a mask without an image, unreadable images and noise levels that are none.
     """
@@ -74,7 +89,17 @@ def make_plan(
         custom_sigmas(request.sigmas)
     init_image = None if request.init_image is None else load_image(request.init_image, "--init-img")
     mask = None if request.mask_image is None else load_mask(request.mask_image, "--mask")
-    width, height = _size(request, defaults, init_image)
+    args = parse_extra_args(request.ref_image_args, "--ref-image-args", REFERENCE_ARGS)
+    references = tuple(load_image(image, "--ref-image") for image in request.ref_images)
+    if references and reference_size is None:
+        logger.warning("--ref-image: this model looks at no reference images; they are ignored")
+        references = ()
+    fallback = (defaults.width, defaults.height)
+    if init_image is not None:
+        fallback = init_image.size
+    elif references and reference_size is not None:
+        fallback = reference_size(*references[0].size)
+    width, height = _size(request, defaults, fallback)
     if check_size is not None:
         check_size(width, height)
     method = request.sampling_method or defaults.method
@@ -90,6 +115,8 @@ def make_plan(
         height=height,
         steps=len(request.sigmas) - 1 if request.sigmas else request.steps or defaults.steps,
         cfg_scale=defaults.cfg_scale if request.cfg_scale is None else request.cfg_scale,
+        distilled_guidance=_distilled_guidance(request, defaults),
+        flow_shift=defaults.flow_shift if request.flow_shift is None else request.flow_shift,
         eta=default_eta(method) if request.eta is None else request.eta,
         method=method,
         scheduler=request.scheduler,
@@ -102,12 +129,20 @@ def make_plan(
         strength=request.strength,
         init_image=None if init_image is None else fit(init_image, width, height),
         mask=None if mask is None else fit(mask, width, height),
+        references=references,
+        reference_args=args,
     )
 
 
-def _size(request: GenerationRequest, defaults: SampleDefaults, init_image: Image | None) -> tuple[int, int]:
-    """The request's, else the init image's, else the family's size; rounded up to the family's multiple."""
-    fallback = (defaults.width, defaults.height) if init_image is None else init_image.size
+def _distilled_guidance(request: GenerationRequest, defaults: SampleDefaults) -> float | None:
+    if defaults.guidance is None and request.guidance is not None:
+        logger.warning("--guidance: this model was not distilled with guidance; --cfg-scale guides it")
+        return None
+    return defaults.guidance if request.guidance is None else request.guidance
+
+
+def _size(request: GenerationRequest, defaults: SampleDefaults, fallback: tuple[int, int]) -> tuple[int, int]:
+    """The request's size, else `fallback`, rounded up to the family's multiple."""
     asked = (request.width or fallback[0], request.height or fallback[1])
     multiple = defaults.size_multiple
     width, height = (-(-side // multiple) * multiple for side in asked)

@@ -11,7 +11,7 @@ import logging
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,10 @@ from darkroom.layers.joint import join_weights
 
 logger = logging.getLogger(__name__)
 
-Key = tuple[str, tuple[tuple[torch.Size, torch.dtype, tuple[int, ...]], ...]]
+Form = tuple["int | Form | None", ...]
+"""Arguments with each tensor replaced by its number, to be put together again."""
+
+Key = tuple[str, Form, tuple[tuple[torch.Size, torch.dtype, tuple[int, ...]], ...]]
 
 MEMORY_SHARE = 1 / 8
 """Of the memory that is free, what a recording may keep for its activations."""
@@ -53,7 +56,9 @@ class Recording:
 
 
 class GraphedModule(nn.Module):
-    """Calls and `decode`s of `net` with CUDA tensors alone, replayed by shape; all else goes to `net`.
+    """Calls and `decode`s of `net` with CUDA tensors, tuples of them and None, replayed by shape.
+
+    Calls with anything else go to `net` as they are.
 
     `net` must compute its output from its inputs and weights alone. If it waits for the device on its way, it
     is never recorded; nor is a shape whose activations are large beside the free memory.
@@ -91,12 +96,14 @@ class GraphedModule(nn.Module):
 
     def _replayed(self, method: str, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         function: Callable[..., object] = getattr(self.net, method)
-        inputs = tuple(arg for arg in args if isinstance(arg, Tensor) and arg.is_cuda)
-        if kwargs or not inputs or len(inputs) < len(args) or torch.is_grad_enabled():
+        tensors: list[Tensor] = []
+        form = None if kwargs or torch.is_grad_enabled() else _taken_apart(args, tensors)
+        if form is None or not tensors:
             return function(*args, **kwargs)
+        inputs = tuple(tensors)
         with torch.cuda.device(inputs[0].device):
-            key = (method, tuple((tensor.shape, tensor.dtype, tensor.stride()) for tensor in inputs))
-            return self._call(function, key, inputs)
+            key = (method, form, tuple((tensor.shape, tensor.dtype, tensor.stride()) for tensor in inputs))
+            return self._call(lambda *given: function(*_put_together(form, given)), key, inputs)
 
     def _call(self, function: Callable[..., object], key: Key, inputs: tuple[Tensor, ...]) -> object:
         recording = self._recordings.get(key)
@@ -162,3 +169,26 @@ def _watched(call: Callable[[], object]) -> tuple[object, bool]:
         finally:
             torch.cuda.set_sync_debug_mode(mode)
     return result, any("synchronizing CUDA operation" in str(warning.message) for warning in caught)
+
+
+def _taken_apart(args: tuple[object, ...], tensors: list[Tensor]) -> Form | None:
+    """The form of `args`, their tensors added to `tensors`; None when they hold what no graph can take."""
+    form: list[int | Form | None] = []
+    for arg in args:
+        if arg is None:
+            form.append(None)
+        elif isinstance(arg, Tensor) and arg.is_cuda:
+            form.append(len(tensors))
+            tensors.append(arg)
+        elif isinstance(arg, tuple) and (inner := _taken_apart(arg, tensors)) is not None:
+            form.append(inner)
+        else:
+            return None
+    return tuple(form)
+
+
+def _put_together(form: Form, tensors: Sequence[Tensor]) -> tuple[object, ...]:
+    return tuple(
+        None if part is None else tensors[part] if isinstance(part, int) else _put_together(part, tensors)
+        for part in form
+    )
