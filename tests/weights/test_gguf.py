@@ -45,6 +45,26 @@ def test_type_numbers_are_ggmls() -> None:
     }
 
 
+def test_arrays_of_the_metadata(tmp_path: Path) -> None:
+    arrays = {
+        "strings": ["", "Ġa", "größer", "猫" * 1000],
+        "floats": [0.5, -1e4],
+        "ints": [1, -2, 3],
+        "bytes": bytes(range(256)),
+        "flags": [True, False],
+    }
+    writer = GGUFWriter(tmp_path / "x.gguf", "t5")
+    for key, values in arrays.items():
+        writer.add_array(key, values)
+    writer.add_tensor("x", np.zeros(1, dtype=np.float32))
+    finish(writer)
+    with open_checkpoint(tmp_path / "x.gguf") as checkpoint:
+        metadata = checkpoint.index.metadata
+        assert [len(metadata[key]) for key in arrays] == [len(values) for values in arrays.values()]
+    assert {key: list(metadata[key]) for key in arrays} == {key: list(v) for key, v in arrays.items()}
+    assert metadata["strings"][1:3] == ["Ġa", "größer"]
+
+
 @pytest.mark.parametrize("alignment", [32, 64])
 def test_reads_what_the_package_wrote(tmp_path: Path, alignment: int) -> None:
     rng = np.random.default_rng(5)

@@ -37,6 +37,14 @@ def test_a_companion_file_replaces_everything_under_its_prefix(tmp_path: Path) -
     assert torch.equal(merged.under("unet.").read("x"), torch.zeros(1))
 
 
+def test_what_files_say_about_themselves_is_joined(tmp_path: Path) -> None:
+    save_file({"x": torch.zeros(1)}, tmp_path / "a", {"title": "model", "author": "me"})
+    save_file({"te.x": torch.zeros(1)}, tmp_path / "b", {"title": "encoder", "tokens": "many"})
+    model, te = (open_source(open_checkpoint(tmp_path / name)) for name in "ab")
+    joined = model.replaced("te.", te).index.metadata
+    assert joined == {"title": "encoder", "author": "me", "tokens": "many"}
+
+
 def test_memory_source_is_a_state_dict() -> None:
     source = MemorySource({"a.x": torch.ones(2), "b.x": torch.zeros(3, dtype=torch.bfloat16)})
     assert {name: info.dtype for name, info in source.index.items()} == {"a.x": "f32", "b.x": "bf16"}

@@ -17,7 +17,7 @@ from darkroom.families.companions import Companion, read_companion
 from darkroom.nets.te.clip import Activation, CLIPTextConfig, CLIPTextModel
 from darkroom.nets.unet import UNetConfig, UNetModel
 from darkroom.nets.vae.kl import AutoencoderKL, KLConfig
-from darkroom.weights.index import TensorIndex
+from darkroom.weights.index import Metadata, TensorIndex
 from darkroom.weights.spellings import TE, UNET, VAE
 
 LATENT = LatentFormat(channels=4, downscale=8, scale=0.18215)
@@ -108,9 +108,9 @@ def _unfit_autoencoder(vae: KLConfig) -> str | None:
     return None if vae.embed_dim == LATENT.channels else f"{vae.embed_dim} latent channels"
 
 
-def read_size(metadata: Mapping[str, str]) -> tuple[int, int]:
+def read_size(metadata: Metadata) -> tuple[int, int]:
     """Width and height that a file recommends (ModelSpec's `modelspec.resolution`), or 512x512."""
-    match = _MODELSPEC_SIZE.fullmatch(metadata.get("modelspec.resolution", "").strip())
+    match = _MODELSPEC_SIZE.fullmatch(str(metadata.get("modelspec.resolution", "")).strip())
     return (int(match[1]), int(match[2])) if match else (512, 512)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -52,7 +52,7 @@ class Checkpoint:
         self.path = path
         self._places: dict[str, tuple[Container, str]] = {}
         infos: list[TensorInfo] = []
-        metadata: dict[str, str] = {}
+        metadata: dict[str, str | Sequence[str | int | float]] = {}
         for container, prefix, names in parts:
             metadata.update(container.index.metadata)
             for name, info in container.index.items():

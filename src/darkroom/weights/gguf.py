@@ -1,14 +1,17 @@
 """The GGUF format, versions 2 and 3: key-value metadata, tensor descriptions, then aligned data.
 
 Format: ggml's docs/gguf.md. Read here without the gguf package, which takes seconds over the vocabularies
-that language models carry in their metadata; strings in arrays are only walked over here.
+that language models carry in their metadata; an array is only walked over here, and read when it is used.
 """
 
 from __future__ import annotations
 
 import math
 import struct
-from typing import NamedTuple
+from collections.abc import Sequence
+from functools import cached_property
+from mmap import mmap
+from typing import NamedTuple, overload
 
 from torch import Tensor
 
@@ -40,12 +43,41 @@ SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", BOOL: "?", 10
 MAX_DIMS = 8
 
 
-class Array(NamedTuple):
-    """An array in the metadata: where its elements begin."""
+Element = str | int | float
 
-    kind: int
-    length: int
-    start: int
+
+class Array(Sequence[Element]):
+    """An array in the metadata, read when its first element is asked for.
+
+    kind: the value type of its elements, strings or scalars. start: where they begin in `buffer`.
+    """
+
+    def __init__(self, buffer: mmap, kind: int, length: int, start: int) -> None:
+        self.kind = kind
+        self._buffer, self._length, self._start = buffer, length, start
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, at: int) -> Element: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Element]: ...
+
+    def __getitem__(self, at: int | slice) -> Element | Sequence[Element]:
+        return self._elements[at]
+
+    @cached_property
+    def _elements(self) -> Sequence[Element]:
+        if self.kind != STRING:
+            return struct.unpack_from(f"<{self._length}{SCALARS[self.kind]}", self._buffer, self._start)
+        at, length_at, strings = self._start, struct.Struct("<Q").unpack_from, []
+        for _ in range(self._length):
+            start = at + 8
+            at = start + length_at(self._buffer, at)[0]
+            strings.append(str(self._buffer[start:at], "utf-8", "replace"))
+        return strings
 
 
 class GGUFFile:
@@ -60,7 +92,7 @@ class GGUFFile:
         self._offsets: dict[str, int] = {}
         self.index = TensorIndex(
             [self._entry(header, raw) for raw in header.tensors],
-            {key: str(value) for key, value in header.values.items()},
+            {**{key: str(value) for key, value in header.values.items()}, **header.arrays},
         )
 
     def _entry(self, header: _Header, raw: _RawTensor) -> TensorInfo:
@@ -151,9 +183,9 @@ class _Header:
 
     def numbers(self, array: Array) -> tuple[int, ...]:
         """The whole numbers in an array."""
-        if array.length > MAX_DIMS or SCALARS.get(array.kind, "f") in "fd?":
+        if len(array) > MAX_DIMS or SCALARS.get(array.kind, "f") in "fd?":
             raise CheckpointError(f"{self._path}: a tensor's {ORIG_SHAPE[:-1]} is no list of whole numbers")
-        return struct.unpack_from(f"<{array.length}{SCALARS[array.kind]}", self._map, array.start)
+        return tuple(map(int, array))
 
     def _check_version(self) -> None:
         (version,) = self._unpack("<I")
@@ -181,7 +213,7 @@ class _Header:
         (kind,) = self._unpack("<I")
         if kind == ARRAY:
             kind, count = self._unpack("<IQ")
-            self.arrays[key] = Array(kind, count, self._at)
+            self.arrays[key] = Array(self._map, kind, count, self._at)
             self._skip(key, kind, count)
             if self._at > len(self._map):
                 raise struct.error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,6 +25,9 @@ DTYPES: dict[str, torch.dtype] = {
     "bool": torch.bool,
 }
 """The plain types of `TensorInfo.dtype` and what torch calls them."""
+
+Metadata = Mapping[str, str | Sequence[str | int | float]]
+"""What a file says about itself: single values as text, arrays (a vocabulary's tokens) read when touched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +58,9 @@ class TensorInfo:
 class TensorIndex(Mapping[str, TensorInfo]):
     """The tensors of a file by name, in the file's order, and the file's own metadata."""
 
-    def __init__(self, tensors: Iterable[TensorInfo], metadata: Mapping[str, str] | None = None) -> None:
+    def __init__(self, tensors: Iterable[TensorInfo], metadata: Metadata | None = None) -> None:
         self._tensors = {info.name: info for info in tensors}
-        self.metadata: Mapping[str, str] = {} if metadata is None else metadata
+        self.metadata: Metadata = {} if metadata is None else metadata
 
     def __getitem__(self, name: str) -> TensorInfo:
         return self._tensors[name]

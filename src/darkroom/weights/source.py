@@ -11,7 +11,7 @@ from torch import Tensor
 
 from darkroom.quant.packed import PackedTensor
 from darkroom.weights.checkpoint import Checkpoint
-from darkroom.weights.index import DTYPES, TensorIndex, TensorInfo
+from darkroom.weights.index import DTYPES, Metadata, TensorIndex, TensorInfo
 from darkroom.weights.keys import KeyRules, Recipe
 
 
@@ -47,7 +47,7 @@ class _Place:
 class TensorView:
     """Tensors of one or several checkpoints under native names; cuts cost no memory."""
 
-    def __init__(self, places: Mapping[str, _Place], metadata: Mapping[str, str]) -> None:
+    def __init__(self, places: Mapping[str, _Place], metadata: Metadata) -> None:
         self._places = places
         self.index = TensorIndex(
             (TensorInfo(name, p.recipe.shape, p.recipe.source.dtype) for name, p in places.items()), metadata
@@ -83,10 +83,12 @@ class TensorView:
     def replaced(self, prefix: str, other: TensorView) -> TensorView:
         """This view without what is under `prefix`, and all of `other`, which wins where both have a name.
 
+        The same goes for what the files say about themselves, such as the vocabulary of a text encoder.
         `view.replaced("first_stage_model.", vae)` is a model with a separate VAE.
         """
         places = {name: place for name, place in self._places.items() if not name.startswith(prefix)}
-        return TensorView(places | other._places, self.index.metadata)
+        metadata = {**self.index.metadata, **other.index.metadata}
+        return TensorView({**places, **other._places}, metadata)
 
 
 def open_source(checkpoint: Checkpoint, rules: KeyRules | None = None) -> TensorView:
