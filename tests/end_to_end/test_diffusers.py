@@ -14,11 +14,12 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from tests.reference_tokenizers import clip_tokenizer
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from darkroom import Engine, EngineConfig, GenerationRequest
 from darkroom.api.names import ComputeType, PredictionType, RngType, SampleMethod
-from darkroom.tokenizers import clip as clip_tokens
+from darkroom.tokenizers.clip import VOCAB_SIZE
 
 PROMPT, NEGATIVE = "a photo of a cat, best quality", "blurry"
 SIZE, STEPS, SEED, CFG = 64, 4, 11, 4.0
@@ -27,14 +28,8 @@ SIZE, STEPS, SEED, CFG = 64, 4, 11, 4.0
 def pipeline(*, is_sd2: bool, prediction: str) -> StableDiffusionPipeline:
     torch.manual_seed(1)
     width = 64
-    tokenizer = CLIPTokenizer(
-        vocab=clip_tokens._tokenizer().get_vocab(),
-        merges=clip_tokens._merges(),
-        pad_token="!" if is_sd2 else "<|endoftext|>",
-    )
-    tokenizer.model_max_length = 77
     text = CLIPTextConfig(
-        vocab_size=clip_tokens.VOCAB_SIZE,
+        vocab_size=VOCAB_SIZE,
         hidden_size=width,
         intermediate_size=2 * width,
         num_hidden_layers=3,
@@ -59,7 +54,7 @@ def pipeline(*, is_sd2: bool, prediction: str) -> StableDiffusionPipeline:
     pipe = StableDiffusionPipeline(
         vae=vae,
         text_encoder=CLIPTextModel(text),
-        tokenizer=tokenizer,
+        tokenizer=clip_tokenizer("!" if is_sd2 else "<|endoftext|>"),
         unet=unet,
         scheduler=EulerDiscreteScheduler(
             beta_start=0.00085,

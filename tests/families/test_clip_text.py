@@ -8,10 +8,10 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import save_file
+from tests.reference_tokenizers import clip_tokenizer
 from torch import Tensor
 from transformers import CLIPTextConfig as ReferenceConfig
 from transformers import CLIPTextModel as ReferenceModel
-from transformers import CLIPTokenizer
 
 from darkroom.api.errors import CheckpointError, RequestError
 from darkroom.families.base import TextPrompt
@@ -19,7 +19,6 @@ from darkroom.families.clip_text import encode_prompts
 from darkroom.families.sd1 import conditioner as sd1
 from darkroom.families.sd2 import conditioner as sd2
 from darkroom.nets.te.clip import CLIPTextConfig, CLIPTextModel
-from darkroom.tokenizers import clip as clip_tokens
 from darkroom.tokenizers.clip import EOS, VOCAB_SIZE, ClipTokenizer
 
 D, LAYERS = 64, 3
@@ -61,13 +60,10 @@ def te(reference: ReferenceModel) -> CLIPTextModel:
 
 
 def pipeline(reference: ReferenceModel, pad_token: str) -> StableDiffusionPipeline:
-    backend = clip_tokens._tokenizer()
-    tokenizer = CLIPTokenizer(vocab=backend.get_vocab(), merges=clip_tokens._merges(), pad_token=pad_token)
-    tokenizer.model_max_length = 77
     return StableDiffusionPipeline(
         vae=None,
         text_encoder=reference,
-        tokenizer=tokenizer,
+        tokenizer=clip_tokenizer(pad_token),
         unet=None,
         scheduler=None,
         safety_checker=None,
