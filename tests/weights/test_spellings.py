@@ -12,7 +12,7 @@ from darkroom.nets.unet import UNetConfig, UNetModel
 from darkroom.nets.vae.kl import AutoencoderKL, KLConfig
 from darkroom.weights.index import TensorIndex, TensorInfo
 from darkroom.weights.keys import KeyRules
-from darkroom.weights.spellings import LATENT_DIFFUSION, PREFIXES, TE, UNET, VAE
+from darkroom.weights.spellings import LATENT_DIFFUSION, ONE_TEXT_ENCODER, PREFIXES, TE, UNET, VAE
 
 
 def renamed(state: dict[str, Tensor], rules: KeyRules, prefix: str) -> dict[str, Tensor]:
@@ -84,16 +84,31 @@ def test_vae_gives_the_same_output(channels: int, prefix: str, attention: dict[s
         ("vae.first_stage_model.quant_conv.bias", VAE + "quant_conv.bias"),
         ("decoder.up.0.block.0.norm1.weight", VAE + "decoder.up.0.block.0.norm1.weight"),
         ("post_quant_conv.weight", VAE + "post_quant_conv.weight"),
+        ("input_blocks.0.0.weight", UNET + "input_blocks.0.0.weight"),
+        ("label_emb.0.0.weight", UNET + "label_emb.0.0.weight"),
+        ("out.2.bias", UNET + "out.2.bias"),
+        ("down_blocks.0.resnets.0.conv1.weight", UNET + "down_blocks.0.resnets.0.conv1.weight"),
+        ("add_embedding.linear_1.weight", UNET + "add_embedding.linear_1.weight"),
+        ("conv_in.weight", UNET + "conv_in.weight"),
         ("te.text_model.final_layer_norm.bias", TE + "text_model.final_layer_norm.bias"),
         ("text_encoder.text_model.final_layer_norm.bias", TE + "text_model.final_layer_norm.bias"),
         ("clip_l.transformer.text_model.final_layer_norm.bias", TE + "text_model.final_layer_norm.bias"),
+        ("text_encoders.clip_l.text_model.final_layer_norm.bias", TE + "text_model.final_layer_norm.bias"),
+        ("text_encoders.clip_l.transformer.text_projection.weight", TE + "text_projection.weight"),
+        ("text_encoders.clip_l.encoder.layers.0.mlp.fc1.bias", TE + "encoder.layers.0.mlp.fc1.bias"),
+        ("text_encoders.clip_l.ln_final.bias", "cond_stage_model.model.ln_final.bias"),
+        (
+            "text_encoders.clip_l.transformer.resblocks.0.ln_1.bias",
+            "cond_stage_model.model.transformer.resblocks.0.ln_1.bias",
+        ),
         ("conditioner.embedders.0.model.ln_final.bias", "cond_stage_model.model.ln_final.bias"),
         ("encoder.layers.0.self_attn.q_proj.weight", "encoder.layers.0.self_attn.q_proj.weight"),
         (UNET + "out.0.weight", UNET + "out.0.weight"),
     ],
 )
 def test_prefixes(name: str, native: str) -> None:
-    assert list(PREFIXES.apply(TensorIndex([TensorInfo(name, (1,), "f32")])).index) == [native]
+    rules = PREFIXES + ONE_TEXT_ENCODER
+    assert list(rules.apply(TensorIndex([TensorInfo(name, (1,), "f32")])).index) == [native]
 
 
 def test_native_names_stay() -> None:

@@ -1,8 +1,7 @@
 """Stable Diffusion's other spellings as rules: prefixes, and diffusers' names for UNet and autoencoder.
 
-They lead to the names of LDM checkpoints: `model.diffusion_model.`, `first_stage_model.`,
-`cond_stage_model.`.
-The text encoder's own spellings are in clip_names.py.
+They lead to the names of LDM checkpoints: `model.diffusion_model.`, `first_stage_model.`, and for the one
+text encoder of Stable Diffusion 1 and 2 `cond_stage_model.`. Text encoders' own are in clip_names.py.
 """
 
 from __future__ import annotations
@@ -17,20 +16,34 @@ UNET = "model.diffusion_model."
 VAE = "first_stage_model."
 TE = "cond_stage_model.transformer."
 
+_ENCODER = "cond_stage_model."
 _UNET = r"^model\.diffusion_model\."
 _VAE = r"^first_stage_model\."
 
-# Where merged files, diffusers folders and files of one network keep their tensors.
+# Where merged files, diffusers folders and files of one network keep UNet and autoencoder.
 PREFIXES = KeyRules(
     (
         Rename(r"^(?:unet|diffusion_model)\.", UNET),
+        Rename(r"^(?=(?:(?:input|middle|output)_blocks?|time_embed|label_emb|out)\.)", UNET),
+        Rename(
+            r"^(?=(?:(?:down|up)_blocks|mid_block|(?:time|add)_embedding|conv_(?:in|out|norm_out))\.)", UNET
+        ),
         Rename(r"^vae\.(?:first_stage_model\.)?", VAE),
         Rename(
             r"^(?=(?:encoder|decoder)\.(?:conv_in|conv_out|conv_norm_out|norm_out|down|up|mid)|(?:post_)?quant_conv\.)",
             VAE,
         ),
-        Rename(r"^(?:te1?|text_encoder|clip_l)\.(?:transformer\.)?", TE),
-        Rename(r"^conditioner\.embedders\.0\.", "cond_stage_model."),
+    )
+)
+
+# Where they keep the text encoder, if there is one. open_clip calls a part of its own `transformer`, too.
+ONE_TEXT_ENCODER = KeyRules(
+    (
+        Rename(r"^(?:te1?|text_encoder|(?:text_encoders\.)?clip_l|conditioner\.embedders\.0)\.", _ENCODER),
+        Rename(
+            rf"^{_ENCODER}(?=transformer\.resblocks|positional_emb|token_emb|ln_final)", f"{_ENCODER}model."
+        ),
+        Rename(rf"^{_ENCODER}(?=text_model|text_projection|embeddings|encoder|final_layer_norm)", TE),
     )
 )
 
@@ -130,4 +143,4 @@ DIFFUSERS_VAE = KeyRules(
     )
 )
 
-LATENT_DIFFUSION = PREFIXES + DIFFUSERS_UNET + DIFFUSERS_VAE
+LATENT_DIFFUSION = PREFIXES + ONE_TEXT_ENCODER + DIFFUSERS_UNET + DIFFUSERS_VAE
