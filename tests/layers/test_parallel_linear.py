@@ -32,6 +32,7 @@ def test_the_parts_are_the_whole(kind: type[nn.Linear], bias: bool) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_half_precision_on_the_card_is_as_exact() -> None:
     torch.manual_seed(0)
     layer = Linear(3072 + 1024, 256).to("cuda", torch.bfloat16)

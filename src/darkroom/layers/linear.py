@@ -86,8 +86,15 @@ def silu_gated(gate: Tensor, value: Tensor) -> Tensor:
 
 def linear_gelu(x: Tensor, layer: nn.Module) -> Tensor:
     """GELU, by its tanh approximation, of a projection; x: (..., D_in)  ->  (..., D_out)."""
-    if kernels.usable(x) and type(layer) is Linear and layer.bias is not None:
-        # cuBLAS applies this GELU to the product before it leaves the chip.
-        out = torch._addmm_activation(layer.bias, x.flatten(0, -2), layer.weight.t(), use_gelu=True)
-        return out.view(*x.shape[:-1], -1)
+    if type(layer) is Linear:
+        return product_gelu(x, layer.weight, layer.bias)
     return F.gelu(layer(x), approximate="tanh")
+
+
+def product_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The same of x W^T + bias; x: (..., D_in), weight: (D_out, D_in), bias: (D_out,)  ->  (..., D_out)."""
+    if kernels.usable(x) and bias is not None:
+        # cuBLAS applies this GELU to the product before it leaves the chip.
+        out = torch._addmm_activation(bias, x.flatten(0, -2), weight.t(), use_gelu=True)
+        return out.view(*x.shape[:-1], -1)
+    return F.gelu(linear(x, weight, bias), approximate="tanh")

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from darkroom.layers import kernels
-from darkroom.layers.linear import Linear, linear
+from darkroom.layers.linear import Linear, linear, product_gelu
 
 
 def linear_and_gelu(x: Tensor, layer: nn.Module, width: int) -> tuple[Tensor, Tensor]:
@@ -24,7 +24,7 @@ def linear_and_gelu(x: Tensor, layer: nn.Module, width: int) -> tuple[Tensor, Te
         return out[..., :width], F.gelu(out[..., width:], approximate="tanh")
     plain_bias, hidden_bias = (None, None) if layer.bias is None else (layer.bias[:width], layer.bias[width:])
     plain = linear(x, layer.weight[:width], plain_bias)
-    return plain, F.gelu(linear(x, layer.weight[width:], hidden_bias), approximate="tanh")
+    return plain, product_gelu(x, layer.weight[width:], hidden_bias)
 
 
 def joined_linear(first: Tensor, second: Tensor, layer: nn.Module) -> Tensor:

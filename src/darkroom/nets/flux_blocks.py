@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from darkroom.layers.joint_attention import Stream, joint_attention
 from darkroom.layers.linear import Linear, linear_gelu
-from darkroom.layers.norm import gated_residual, modulated_layer_norm, rms_norm
+from darkroom.layers.norm import gated_residual, gated_residual_norm, modulated_layer_norm, rms_norm
 from darkroom.layers.parallel_linear import joined_linear, linear_and_gelu
 from darkroom.layers.rope import rope_table
 
@@ -176,11 +176,11 @@ class DoubleStreamBlock(nn.Module):
             self.img_attn.stream(modulated_layer_norm(img, img_mod[0], img_mod[1])),
         )
         txt_out, img_out = joint_attention(streams, self.num_heads, rope=rope)
-        img = gated_residual(img, img_mod[2], self.img_attn.proj(img_out))
-        txt = gated_residual(txt, txt_mod[2], self.txt_attn.proj(txt_out))
-        img_out = self.img_mlp(modulated_layer_norm(img, img_mod[3], img_mod[4]))
-        txt_out = self.txt_mlp(modulated_layer_norm(txt, txt_mod[3], txt_mod[4]))
-        return gated_residual(img, img_mod[5], img_out), _finite(gated_residual(txt, txt_mod[5], txt_out))
+        img, normed = gated_residual_norm(img, img_mod[2], self.img_attn.proj(img_out), *img_mod[3:5])
+        img = gated_residual(img, img_mod[5], self.img_mlp(normed))
+        txt, normed = gated_residual_norm(txt, txt_mod[2], self.txt_attn.proj(txt_out), *txt_mod[3:5])
+        txt = gated_residual(txt, txt_mod[5], self.txt_mlp(normed))
+        return img, _finite(txt)
 
 
 class SingleStreamBlock(nn.Module):
