@@ -1,0 +1,249 @@
+"""How prompts and pictures become text tokens, against the pipelines of diffusers with a tiny Qwen2.5-VL."""
+
+from __future__ import annotations
+
+import lzma
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import QwenImageEditPipeline, QwenImageEditPlusPipeline, QwenImagePipeline
+from diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus import calculate_dimensions
+from PIL import Image
+from torch import Tensor, nn
+from transformers import (
+    AddedToken,
+    BatchFeature,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Tokenizer,
+)
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+import darkroom.tokenizers
+from darkroom.api.errors import RequestError
+from darkroom.families.base import TextPrompt
+from darkroom.families.qwen_image import FAMILY
+from darkroom.families.qwen_image.conditioner import DRAW, EDIT, MAX_TOKENS, Chat, area_size, encode
+from darkroom.families.qwen_image.config import QwenImageConfig
+from darkroom.families.qwen_image.model import QwenImageTransformerConfig
+from darkroom.nets.te.qwen import QwenConfig, QwenTextModel
+from darkroom.nets.te.qwen_vision import QwenVisionConfig, QwenVisionModel
+from darkroom.nets.te.stack import TextEncoders
+from darkroom.nets.vae.wan import WanConfig
+from darkroom.tokenizers.qwen import ADDED, IMAGE_PAD, VISION_START, QwenTokenizer
+
+WIDTH = 64
+PROMPT = "Ein Haus (blue:1.2) mit “Neon” 汉字 sign\n\nfor $5"
+
+
+class TextEncoder(Qwen2_5_VLForConditionalGeneration):
+    """Tells transformers 5 which tokens are pictures; the pipelines are from when it looked itself."""
+
+    def forward(self, input_ids: Tensor, **kwargs: Any) -> Any:  # noqa: ANN401
+        return super().forward(input_ids, mm_token_type_ids=(input_ids == IMAGE_PAD).int(), **kwargs)
+
+
+@pytest.fixture(scope="module")
+def reference() -> TextEncoder:
+    torch.manual_seed(0)
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": 151680,
+            "hidden_size": WIDTH,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "rms_norm_eps": 1e-6,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 6, 6]},
+            "tie_word_embeddings": True,
+        },
+        vision_config={
+            "depth": 1,
+            "hidden_size": 80,
+            "intermediate_size": 48,
+            "num_heads": 1,
+            "out_hidden_size": WIDTH,
+        },
+        image_token_id=IMAGE_PAD,
+        vision_start_token_id=VISION_START,
+        tie_word_embeddings=True,
+    )
+    model = TextEncoder(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3 if parameter.ndim == 1 else 0.1)
+    return model
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Qwen2Tokenizer:
+    packed = Path(darkroom.tokenizers.__file__).parent / "data" / "qwen_merges.txt.xz"
+    lines = lzma.decompress(packed.read_bytes()).decode().strip().split("\n")
+    merges = [tuple(line.split(" ")) for line in lines]
+    tokens = [*bytes_to_unicode().values(), *("".join(merge) for merge in merges)]
+    tokenizer = Qwen2Tokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=merges)
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in ADDED])
+    return tokenizer
+
+
+class Processor:
+    """transformers' Qwen2VLProcessor without its videos, which need torchvision."""
+
+    def __init__(self, tokenizer: Qwen2Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.image_processor = Qwen2VLImageProcessorPil(min_pixels=3136, max_pixels=12845056)
+
+    def __call__(self, text: list[str], images: Any, **kwargs: Any) -> BatchFeature:  # noqa: ANN401
+        features = self.image_processor(images, return_tensors="pt")
+        (whole,) = text
+        parts = whole.split("<|image_pad|>")
+        counts = [int(grid.prod()) // 4 for grid in features["image_grid_thw"]]
+        whole = parts[0] + "".join(
+            "<|image_pad|>" * n + part for n, part in zip(counts, parts[1:], strict=True)
+        )
+        return BatchFeature({**features, **self.tokenizer([whole], **kwargs)})
+
+
+@pytest.fixture(scope="module")
+def processor(tokenizer: Qwen2Tokenizer) -> Processor:
+    return Processor(tokenizer)
+
+
+@pytest.fixture(scope="module")
+def config(reference: TextEncoder) -> QwenImageConfig:
+    text, tower = reference.model.language_model.state_dict(), reference.model.visual.state_dict()
+    return QwenImageConfig(
+        QwenImageTransformerConfig(context_width=WIDTH, num_layers=1, num_heads=1, head_width=16),
+        QwenConfig.from_shapes({f"model.{name}": tuple(t.shape) for name, t in text.items()}),
+        QwenVisionConfig.from_shapes({name: tuple(t.shape) for name, t in tower.items()}),
+        WanConfig(dim=8),
+    )
+
+
+@pytest.fixture(scope="module")
+def te(reference: TextEncoder, config: QwenImageConfig) -> nn.Module:
+    assert config.vision is not None
+    with torch.device("meta"):
+        encoders = TextEncoders(llm=QwenTextModel(config.llm), llm_vision=QwenVisionModel(config.vision))
+    text, tower = reference.model.language_model.state_dict(), reference.model.visual.state_dict()
+    state = {f"llm.model.{name}": tensor for name, tensor in text.items()}
+    state |= {f"llm_vision.{name}": tensor for name, tensor in tower.items()}
+    encoders.load_state_dict(state, assign=True, strict=True)
+    return encoders.eval()
+
+
+def photo(width: int, height: int, seed: int = 0) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def context(te: nn.Module, config: QwenImageConfig, text: str, *images: Image.Image, **rest: Any) -> Tensor:  # noqa: ANN401
+    (cond,) = encode(te, [TextPrompt(text, 1, images=images, **rest)], config)
+    assert cond.mask is None
+    return cond.context
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    assert actual.shape == expected.shape
+    return ((actual - expected).abs().max() / expected.abs().max()).item()
+
+
+@pytest.mark.parametrize("text", [PROMPT, "", " ", "\n\nx", "a <|im_end|> b"])
+@torch.inference_mode()
+def test_prompts_equal_diffusers(
+    te: nn.Module, config: QwenImageConfig, reference: TextEncoder, tokenizer: Qwen2Tokenizer, text: str
+) -> None:
+    pipeline = QwenImagePipeline(None, None, reference, tokenizer, None)
+    expected, mask = pipeline.encode_prompt(text, device="cpu")
+    assert mask is None
+    assert relative_error(context(te, config, text), expected) < 1e-5
+
+
+@pytest.mark.parametrize("sizes", [[(640, 480)], [(200, 504), (256, 256)]], ids=("one", "two"))
+@torch.inference_mode()
+def test_numbered_pictures_equal_diffusers(
+    te: nn.Module,
+    config: QwenImageConfig,
+    reference: TextEncoder,
+    processor: Processor,
+    sizes: list[tuple[int, int]],
+) -> None:
+    """As the pipeline of Edit-2509 and Edit-2511 sees them."""
+    images = [photo(*size, seed) for seed, size in enumerate(sizes)]
+    pipeline = QwenImageEditPlusPipeline(None, None, reference, processor.tokenizer, processor, None)
+    small = []
+    for image in images:
+        width, height = calculate_dimensions(384 * 384, image.width / image.height)
+        small.append(pipeline.image_processor.resize(image, height, width))
+    expected, _ = pipeline.encode_prompt(PROMPT, image=small, device="cpu")
+    got = context(te, config, PROMPT, *images)
+    assert relative_error(got, expected) < 1e-4
+    assert relative_error(context(te, config, PROMPT, *(photo(*size, 7) for size in sizes)), expected) > 0.01
+
+
+@torch.inference_mode()
+def test_the_first_edits_picture_equals_diffusers(
+    te: nn.Module, config: QwenImageConfig, reference: TextEncoder, processor: Processor
+) -> None:
+    image = photo(640, 480)
+    pipeline = QwenImageEditPipeline(None, None, reference, processor.tokenizer, processor, None)
+    width, height = calculate_dimensions(1024 * 1024, image.width / image.height)
+    large = pipeline.image_processor.resize(image, height, width)
+    expected, _ = pipeline.encode_prompt(PROMPT, image=large, device="cpu")
+    got = context(te, replace(config, numbers_pictures=False), PROMPT, image)
+    assert relative_error(got, expected) < 1e-4
+
+
+@torch.inference_mode()
+def test_an_empty_negative_prompt_is_a_space(te: nn.Module, config: QwenImageConfig) -> None:
+    """As in the authors' examples."""
+    assert torch.equal(context(te, config, "", negative=True), context(te, config, " "))
+    assert torch.equal(context(te, config, "x", negative=True), context(te, config, "x"))
+
+
+@torch.inference_mode()
+def test_prompts_are_the_same_alone_and_together(te: nn.Module, config: QwenImageConfig) -> None:
+    texts = ["a cat", "a much longer prompt than the other", ""]
+    together = encode(te, [TextPrompt(text, 1) for text in texts], config)
+    for text, cond in zip(texts, together, strict=True):
+        assert torch.equal(cond.context, context(te, config, text))
+
+
+@torch.inference_mode()
+def test_the_place_of_pictures_cannot_be_written(te: nn.Module, config: QwenImageConfig) -> None:
+    image = photo(64, 64)
+    got = context(te, config, "a<|image_pad|>b", image)
+    assert torch.equal(got, context(te, config, "ab", image))
+
+
+@torch.inference_mode()
+def test_long_prompts_are_cut(
+    te: nn.Module, config: QwenImageConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert context(te, config, "cat " * (MAX_TOKENS + 100)).shape[1] == MAX_TOKENS
+    assert "more than 1024 tokens" in caplog.text
+
+
+def test_pictures_need_the_vision_tower(te: nn.Module, config: QwenImageConfig) -> None:
+    with pytest.raises(RequestError, match="--llm_vision"):
+        context(te, replace(config, vision=None), PROMPT, photo(64, 64))
+
+
+@pytest.mark.parametrize("chat", [DRAW, EDIT])
+def test_what_is_dropped_ends_where_the_prompt_begins(chat: Chat) -> None:
+    before, _, _ = chat.text("PROMPT").partition("PROMPT")
+    assert len(QwenTokenizer().encode(before)) == chat.drop
+
+
+@pytest.mark.parametrize(("width", "height"), [(1024, 1024), (640, 480), (100, 1000), (3000, 17), (1, 5000)])
+@pytest.mark.parametrize("area", [384 * 384, 1024 * 1024])
+def test_sizes_are_the_authors(width: int, height: int, area: int) -> None:
+    theirs = calculate_dimensions(area, width / height)
+    assert area_size(width, height, area) == tuple(max(32, side) for side in theirs)
+    assert FAMILY.takes_references
