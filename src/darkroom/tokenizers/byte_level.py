@@ -6,6 +6,16 @@ from collections.abc import Mapping, Sequence
 
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
+_LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
+_SIGNS = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+WORDS = {
+    "qwen2": rf"{_LETTERS}|\p{{N}}|{_SIGNS}",
+    "llama-bpe": rf"{_LETTERS}|\p{{N}}{{1,3}}|{_SIGNS}",
+    "gpt-2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+}
+"""What may become one token, by llama.cpp's name of the rule: runs of letters, digits, signs, blanks."""
+
 Merges = list[tuple[str, str]]
 
 

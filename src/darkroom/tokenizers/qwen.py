@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 
 from tokenizers import Tokenizer
 
-from darkroom.tokenizers.base import read_packed, well_formed
-from darkroom.tokenizers.byte_level import byte_letters, byte_level_bpe, read_merges
+from darkroom.tokenizers.base import TextTokenizer, read_packed, well_formed
+from darkroom.tokenizers.byte_level import WORDS, byte_letters, byte_level_bpe, read_merges
+from darkroom.tokenizers.gguf_vocab import GGUFTokenizer, model_of
 
 ADDED = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",
@@ -23,13 +26,8 @@ VISION_START, VISION_END, IMAGE_PAD = 151652, 151653, 151655
 PAD = ENDOFTEXT
 VOCAB_SIZE = 151669
 
-# The words of Qwen's tokenizer.json: contractions, runs of letters, single digits, signs, line ends, blanks.
-WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
-
+@dataclass(frozen=True)
 class QwenTokenizer:
     """Text to Qwen's token ids; Qwen2's models know the same tokens but for the last few of ADDED.
 
@@ -41,10 +39,18 @@ class QwenTokenizer:
         return _tokenizer().encode(well_formed(text), add_special_tokens=False).ids
 
 
+def load_tokenizer(metadata: Mapping[str, object]) -> TextTokenizer:
+    """The tokenizer in the metadata of the text encoder's file, or else Qwen's own.
+
+    Nothing is read or made before the first text is encoded; keep the tokenizer, it is made once.
+    """
+    return GGUFTokenizer(metadata) if model_of(metadata) == "gpt2" else QwenTokenizer()
+
+
 @cache
 def _tokenizer() -> Tokenizer:
     """The compiled tokenizer, made on first use: about 400 ms."""
     merges = read_merges(read_packed("qwen_merges.txt").decode().split("\n")[:-1])
     tokens = [*byte_letters(), *(first + second for first, second in merges), *ADDED]
     vocab = {token: i for i, token in enumerate(tokens)}
-    return byte_level_bpe(vocab, merges, words=WORDS, added=ADDED, nfc=True)
+    return byte_level_bpe(vocab, merges, words=WORDS["qwen2"], added=ADDED, nfc=True)

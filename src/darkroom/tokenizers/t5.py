@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 
 from tokenizers import Tokenizer
 
-from darkroom.tokenizers.base import read_packed, well_formed
+from darkroom.tokenizers.base import TextTokenizer, read_packed, well_formed
+from darkroom.tokenizers.gguf_vocab import GGUFTokenizer, model_of
 from darkroom.tokenizers.unigram import unigram
 
 PAD = 0
@@ -18,6 +21,7 @@ VOCAB_SIZE = 32100
 _SENTINELS = 100
 
 
+@dataclass(frozen=True)
 class T5Tokenizer:
     """Text to T5's token ids.
 
@@ -28,6 +32,14 @@ class T5Tokenizer:
     def encode(self, text: str) -> list[int]:
         """The tokens of `text`, without EOS. Lone surrogates become U+FFFD."""
         return _tokenizer().encode(well_formed(text), add_special_tokens=False).ids
+
+
+def load_tokenizer(metadata: Mapping[str, object]) -> TextTokenizer:
+    """The tokenizer in the metadata of the text encoder's file, or else T5's own.
+
+    Nothing is read or made before the first text is encoded; keep the tokenizer, it is made once.
+    """
+    return GGUFTokenizer(metadata) if model_of(metadata) == "t5" else T5Tokenizer()
 
 
 @cache
