@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -169,17 +170,18 @@ class DoubleStreamBlock(nn.Module):
     def forward(  # noqa: D102
         self, img: Tensor, txt: Tensor, img_vec: Tensor, txt_vec: Tensor, rope: Tensor
     ) -> tuple[Tensor, Tensor]:
-        img_mod = _rows(self.img_mod(img_vec), DOUBLE_ROWS)  # (b, 1, D) each
-        txt_mod = _rows(self.txt_mod(txt_vec), DOUBLE_ROWS)
+        img1, img2 = _modulations(self.img_mod(img_vec), DOUBLE_ROWS)
+        txt1, txt2 = _modulations(self.txt_mod(txt_vec), DOUBLE_ROWS)
         streams = (
-            self.txt_attn.stream(modulated_layer_norm(txt, txt_mod[0], txt_mod[1])),
-            self.img_attn.stream(modulated_layer_norm(img, img_mod[0], img_mod[1])),
+            self.txt_attn.stream(modulated_layer_norm(txt, txt1.shift, txt1.scale)),
+            self.img_attn.stream(modulated_layer_norm(img, img1.shift, img1.scale)),
         )
         txt_out, img_out = joint_attention(streams, self.num_heads, rope=rope)
-        img, normed = gated_residual_norm(img, img_mod[2], self.img_attn.proj(img_out), *img_mod[3:5])
-        img = gated_residual(img, img_mod[5], self.img_mlp(normed))
-        txt, normed = gated_residual_norm(txt, txt_mod[2], self.txt_attn.proj(txt_out), *txt_mod[3:5])
-        txt = gated_residual(txt, txt_mod[5], self.txt_mlp(normed))
+        img_out, txt_out = self.img_attn.proj(img_out), self.txt_attn.proj(txt_out)
+        img, normed = gated_residual_norm(img, img1.gate, img_out, img2.shift, img2.scale)
+        img = gated_residual(img, img2.gate, self.img_mlp(normed))
+        txt, normed = gated_residual_norm(txt, txt1.gate, txt_out, txt2.shift, txt2.scale)
+        txt = gated_residual(txt, txt2.gate, self.txt_mlp(normed))
         return img, _finite(txt)
 
 
@@ -199,10 +201,11 @@ class SingleStreamBlock(nn.Module):
         self.linear2 = Linear(width + config.mlp_size, width)
 
     def forward(self, x: Tensor, vec: Tensor, rope: Tensor) -> Tensor:  # noqa: D102
-        shift, scale, gate = _rows(self.modulation(vec), SINGLE_ROWS)
-        qkv, hidden = linear_and_gelu(modulated_layer_norm(x, shift, scale), self.linear1, 3 * self.width)
+        (mod,) = _modulations(self.modulation(vec), SINGLE_ROWS)
+        normed = modulated_layer_norm(x, mod.shift, mod.scale)
+        qkv, hidden = linear_and_gelu(normed, self.linear1, 3 * self.width)
         (out,) = joint_attention((self.norm.stream(qkv),), self.num_heads, rope=rope)
-        return _finite(gated_residual(x, gate, joined_linear(out, hidden, self.linear2)))
+        return _finite(gated_residual(x, mod.gate, joined_linear(out, hidden, self.linear2)))
 
 
 class LastLayer(nn.Module):
@@ -214,7 +217,7 @@ class LastLayer(nn.Module):
         self.linear = Linear(config.hidden_size, config.out_channels)
 
     def forward(self, x: Tensor, vec: Tensor) -> Tensor:  # noqa: D102
-        shift, scale = _rows(self.adaLN_modulation(vec), LAST_ROWS)
+        shift, scale = _rows(self.adaLN_modulation(vec), LAST_ROWS)  # (b, 1, D) each
         out: Tensor = self.linear(modulated_layer_norm(x, shift, scale))
         return out
 
@@ -294,6 +297,17 @@ def image_positions(latent: Tensor, *, number: int = 0, top: int = 0, left: int 
     grid[..., 1] = torch.arange(top, top + height, device=latent.device)[:, None]
     grid[..., 2] = torch.arange(left, left + width, device=latent.device)
     return grid.flatten(0, 1)
+
+
+class _Modulation(NamedTuple):
+    shift: Tensor  # (b, 1, D), as the others
+    scale: Tensor
+    gate: Tensor
+
+
+def _modulations(modulation: Tensor, count: int) -> list[_Modulation]:
+    rows = _rows(modulation, count)
+    return [_Modulation(*rows[i : i + 3]) for i in range(0, count, 3)]
 
 
 def _rows(modulation: Tensor, count: int) -> tuple[Tensor, ...]:
