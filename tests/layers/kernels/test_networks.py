@@ -12,6 +12,9 @@ from darkroom.layers import kernels
 from darkroom.layers.joint import join_weights
 from darkroom.nets.unet import UNetConfig, UNetModel
 from darkroom.nets.vae.kl import AutoencoderKL, KLConfig
+from darkroom.nets.vae.wan import WanConfig, WanVAE
+from darkroom.weights.bind import bind_weights
+from darkroom.weights.source import MemorySource
 
 from .conftest import Place
 
@@ -22,7 +25,9 @@ UNET = UNetConfig(model_channels=64, channel_mult=(1, 2), num_res_blocks=(1, 1),
 def randomised(net: nn.Module, place: Place) -> nn.Module:
     for parameter in net.parameters():
         parameter.requires_grad_(False).add_(torch.randn_like(parameter) * 0.02)
-    return net.eval().to(place.device, place.dtype).to(memory_format=torch.channels_last)
+    weights = MemorySource(net.state_dict())
+    bind_weights(net, weights, device=torch.device(place.device), dtype=place.dtype, subject="net")
+    return net.eval()
 
 
 def assert_as_exact_as_torch(
@@ -57,6 +62,12 @@ def test_unet(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_vae(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     net = randomised(AutoencoderKL(KLConfig(ch=32, ch_mult=(1, 2), num_res_blocks=1)), place)
     assert_as_exact_as_torch(place, monkeypatch, net, net.decode, place.randn(1, 4, 8, 8))
+
+
+def test_wan_vae(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = WanConfig(dim=16, dim_mult=(1, 2), num_res_blocks=1, temporal_downsample=(True,), z_dim=8)
+    net = randomised(WanVAE(config), place)
+    assert_as_exact_as_torch(place, monkeypatch, net, net.decode, place.randn(1, 8, 8, 8))
 
 
 def test_gradients_keep_to_torch(place: Place) -> None:

@@ -14,7 +14,7 @@ from darkroom.weights.source import MemorySource
 from darkroom.weights.spellings import VAE
 from darkroom.weights.wan_vae_names import WAN_VAE
 
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 4e-2, torch.float16: 5e-3}
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 SMALL = WanConfig(dim=8, dim_mult=(1, 2, 2, 4), z_dim=4)
 OTHER = WanConfig(dim=6, dim_mult=(2, 1, 3), num_res_blocks=1, temporal_downsample=(True, False), z_dim=3)
 
@@ -51,7 +51,7 @@ def ours(state: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> WanVAE
 
 def error(got: Tensor, expected: Tensor) -> float:
     assert got.shape == expected.shape
-    return ((got.float() - expected).abs().max() / expected.abs().max()).item()
+    return ((got.float() - expected).norm() / expected.norm()).item()
 
 
 @pytest.mark.parametrize("kind", [AutoencoderKLWan, AutoencoderKLQwenImage])
