@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -23,17 +25,23 @@ def i32(field: Tensor) -> Tensor:
 
 def shifted(field: Tensor, shifts: tuple[int, ...], mask: int) -> Tensor:
     """Every element cut into `len(shifts)` fields, which become a new last dimension."""
-    amounts = torch.tensor(shifts, dtype=field.dtype, device=field.device)
-    return (field.unsqueeze(-1) >> amounts) & mask
+    return (field.unsqueeze(-1) >> _amounts(shifts, field.dtype, field.device)) & mask
+
+
+@functools.cache
+def _amounts(shifts: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Kept, so that a GPU is handed them once."""
+    return torch.tensor(shifts, dtype=dtype, device=device)
 
 
 def planes(field: Tensor, shifts: tuple[int, ...], mask: int, width: int) -> Tensor:
     """Runs of `width` bytes cut into planes, the fields of the first shift before those of the next.
 
-    field: (n, k * width) -> (n, k, len(shifts), width) uint8.
+    field: (n, k * width) -> (n, k, len(shifts), width) uint8. One shift at a time: torch has vector code for
+    shifts by a number only, and a GPU need not be handed a tensor of them.
     """
-    amounts = torch.tensor(shifts, dtype=torch.uint8, device=field.device).view(-1, 1)
-    return (field.reshape(field.shape[0], -1, 1, width) >> amounts) & mask
+    runs = field.reshape(field.shape[0], -1, width)
+    return torch.stack([(runs >> shift) & mask for shift in shifts], dim=2)
 
 
 def nibbles(field: Tensor, width: int) -> Tensor:
