@@ -7,7 +7,8 @@ from pathlib import Path
 import gguf
 import pytest
 import torch
-from gguf import GGUFWriter
+from gguf import GGMLQuantizationType, GGUFWriter
+from gguf.quants import quantize
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import T5Config as ReferenceConfig
@@ -22,7 +23,7 @@ from darkroom.weights.source import TensorView, open_source
 from darkroom.weights.t5_names import T5, T5_NAMES
 
 CONFIG = ReferenceConfig(
-    vocab_size=40, d_model=32, d_kv=64, d_ff=48, num_layers=2, num_heads=2, feed_forward_proj="gated-gelu"
+    vocab_size=40, d_model=32, d_kv=64, d_ff=64, num_layers=2, num_heads=2, feed_forward_proj="gated-gelu"
 )
 TOKENS = torch.arange(1, 21)[None]
 
@@ -45,28 +46,47 @@ def companion(path: Path) -> TensorView:
 
 
 @torch.no_grad()
-def output(view: TensorView) -> Tensor:
+def output(view: TensorView, *, keep_packed: bool = False) -> Tensor:
     with torch.device("meta"):
         net = T5EncoderModel(T5Config.from_shapes(view.index.shapes()))
-    bind_weights(net, view, device=torch.device("cpu"), dtype=torch.float32, subject="t5")
+    cpu = torch.device("cpu")
+    bind_weights(net, view, device=cpu, dtype=torch.float32, subject="t5", keep_packed=keep_packed)
     out: Tensor = net(TOKENS)
     return out
 
 
-@torch.no_grad()
-def test_llama_cpp(tmp_path: Path, reference: ReferenceModel, state: dict[str, Tensor]) -> None:
+def save_gguf(state: dict[str, Tensor], path: Path, kind: GGMLQuantizationType) -> None:
+    """As llama.cpp's converter does: its names, matrices of the type asked for."""
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.T5ENCODER, CONFIG.num_layers)
-    writer = GGUFWriter(tmp_path / "t5.gguf", "t5encoder")
+    writer = GGUFWriter(path, "t5encoder")
     for name, tensor in state.items():
         llama_cpp = names.get_name(name, try_suffixes=(".weight",))
         assert llama_cpp is not None
-        writer.add_tensor(llama_cpp, tensor.numpy())
+        is_matrix = tensor.dim() == 2 and "relative_attention_bias" not in name
+        stored = kind if is_matrix else GGMLQuantizationType.F32
+        writer.add_tensor(llama_cpp, quantize(tensor.numpy(), stored), raw_dtype=stored)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+@torch.no_grad()
+def test_llama_cpp(tmp_path: Path, reference: ReferenceModel, state: dict[str, Tensor]) -> None:
+    save_gguf(state, tmp_path / "t5.gguf", GGMLQuantizationType.F32)
     expected = reference(TOKENS).last_hidden_state
     torch.testing.assert_close(output(companion(tmp_path / "t5.gguf")), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("keep_packed", [False, True])
+@torch.no_grad()
+def test_quantized(
+    keep_packed: bool, tmp_path: Path, reference: ReferenceModel, state: dict[str, Tensor]
+) -> None:
+    save_gguf(state, tmp_path / "t5.gguf", GGMLQuantizationType.Q8_0)
+    out = output(companion(tmp_path / "t5.gguf"), keep_packed=keep_packed)
+    expected = reference(TOKENS).last_hidden_state
+    assert (out - expected).square().mean() < 4e-4 * expected.square().mean()
 
 
 EXTRAS = {
