@@ -10,6 +10,7 @@ pixel_norm(x, gamma, conv_bias=None, silu=False)         RMS norm of each pixel'
 LayerNorm(width)(x)                          norm over the last axis
 Linear(width_in, width_out, bias)(x, residual=None)      x W^T + b, plus residual
 project(x, linears)                          several Linears of one input, one product where they are joined
+PackedLinear, PackedEmbedding                stand in for Linear and nn.Embedding while weights stay quantized
 Conv2d(c_in, c_out, kernel, stride, padding)(x, residual=None, add_bias=True)
                                              convolution, plus residual (b, c, h, w)
 UpsampleConv2d(c_in, c_out)(x)               nearest-neighbour doubling and a 3x3 convolution
