@@ -1,0 +1,138 @@
+"""Recognises Stable Diffusion 3 and 3.5 by their tensors, and checks the text encoders that came along."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from darkroom.api.errors import CheckpointError
+from darkroom.api.names import Role
+from darkroom.families.companions import Companion, has, read_companion
+from darkroom.families.sd3.keys import NET
+from darkroom.families.sd3.model import MMDiTConfig
+from darkroom.nets.te.clip import CLIPTextConfig
+from darkroom.nets.te.t5 import T5Config
+from darkroom.nets.vae.kl import KLConfig
+from darkroom.weights.index import TensorIndex
+
+TITLE = "Stable Diffusion 3"
+
+LANDMARKS = (f"{NET}joint_blocks.0.context_block.attn.qkv.weight", f"{NET}pos_embed")
+
+CLIP_L = Companion(
+    Role.CLIP_L,
+    "the CLIP-L text encoder",
+    ("clip_l.safetensors (Comfy-Org/stable-diffusion-3.5-fp8)",),
+    required=False,
+)
+CLIP_G = Companion(
+    Role.CLIP_G,
+    "the CLIP-G text encoder (OpenCLIP-bigG)",
+    ("clip_g.safetensors (Comfy-Org/stable-diffusion-3.5-fp8)",),
+    required=False,
+)
+T5XXL = Companion(
+    Role.T5XXL,
+    "the T5-XXL v1.1 text encoder",
+    (
+        "t5xxl_fp16.safetensors (comfyanonymous/flux_text_encoders)",
+        "t5-v1_1-xxl-encoder-Q8_0.gguf (city96/t5-v1_1-xxl-encoder-gguf)",
+    ),
+    required=False,
+)
+VAE = Companion(
+    Role.VAE,
+    "the 16-channel autoencoder of Stable Diffusion 3",
+    ("vae/diffusion_pytorch_model.safetensors (stabilityai/stable-diffusion-3.5-medium)",),
+)
+
+ENCODERS = (CLIP_L, CLIP_G, T5XXL)
+
+
+@dataclass(frozen=True)
+class SD3Config:
+    """The architecture; text encoders that are not there are None, and their part of the text is zeros.
+
+    t5_chunks: whether T5 reads a long prompt in pieces of 77 tokens instead of in one.
+    """
+
+    net: MMDiTConfig
+    vae: KLConfig
+    clip_l: CLIPTextConfig | None
+    clip_g: CLIPTextConfig | None
+    t5xxl: T5Config | None
+    t5_chunks: bool = False
+
+    @property
+    def longest_side(self) -> int:
+        """Pixels along a picture's side that the network has positions for."""
+        return self.net.positions * self.net.patch_size * self.vae.downscale
+
+
+def detect(index: TensorIndex) -> SD3Config | None:
+    """The architecture of a file and its companions under native names; None when it is another family's.
+
+    Raises CheckpointError when the file is broken, when the autoencoder or all text encoders are missing and
+    for one that is another model's.
+    """
+    if any(name not in index for name in LANDMARKS):
+        return None
+    try:
+        net = MMDiTConfig.from_shapes(index.under(NET).shapes())
+    except KeyError as err:
+        raise CheckpointError(
+            f"model: its diffusion network lacks {NET}{err.args[0]}; a complete file of {TITLE} is needed"
+        ) from err
+    if not any(has(index, encoder) for encoder in ENCODERS):
+        raise CheckpointError(
+            f"{TITLE}: all text encoders are missing; give the files of one or more with "
+            f"{', '.join(f'{encoder.role.flag} ({encoder.files[0]})' for encoder in ENCODERS)}"
+        )
+    vae = read_companion(
+        index,
+        VAE,
+        TITLE,
+        KLConfig.from_shapes,
+        lambda vae: None if vae.embed_dim == net.in_channels else f"the network takes {net.in_channels}",
+    )
+    clip_l = _read_clip_l(index, net) if has(index, CLIP_L) else None
+    clip_g = _read_clip_g(index, net, clip_l) if has(index, CLIP_G) else None
+    return SD3Config(net, vae, clip_l, clip_g, _read_t5(index, net) if has(index, T5XXL) else None)
+
+
+def _read_clip_l(index: TensorIndex, net: MMDiTConfig) -> CLIPTextConfig:
+    """Its vector is the smaller part of the network's; it is not projected."""
+    return read_companion(
+        index,
+        CLIP_L,
+        TITLE,
+        lambda shapes: CLIPTextConfig.from_shapes(shapes, "quick_gelu"),
+        lambda clip: (
+            None
+            if 2 * clip.hidden_size < net.vector_dim
+            else f"its vector would be most of the {net.vector_dim} that two encoders make together"
+        ),
+    )
+
+
+def _read_clip_g(index: TensorIndex, net: MMDiTConfig, clip_l: CLIPTextConfig | None) -> CLIPTextConfig:
+    """Its vector is the larger part: what CLIP-L leaves."""
+
+    def problem(clip: CLIPTextConfig) -> str | None:
+        width = clip.projection_dim or clip.hidden_size
+        both = net.vector_dim if clip_l is None else clip_l.hidden_size + width
+        if both == net.vector_dim < 2 * width:
+            return None
+        return f"with its vector of {width}, two encoders do not make the {net.vector_dim} that are needed"
+
+    return read_companion(
+        index, CLIP_G, TITLE, lambda shapes: CLIPTextConfig.from_shapes(shapes, "gelu"), problem
+    )
+
+
+def _read_t5(index: TensorIndex, net: MMDiTConfig) -> T5Config:
+    def problem(t5: T5Config) -> str | None:
+        if t5.bias_in_every_block:
+            return "it has a position bias in every block"
+        return None if t5.d_model == net.context_dim else f"the network takes a width of {net.context_dim}"
+
+    return read_companion(index, T5XXL, TITLE, T5Config.from_shapes, problem)
