@@ -14,7 +14,7 @@ from darkroom.api.errors import CheckpointError, RequestError
 from darkroom.families.base import Conditioning, TextPrompt
 from darkroom.families.embeddings import load_embedding
 from darkroom.nets.te.clip import CLIPTextModel, encode_chunks
-from darkroom.tokenizers.clip import VOCAB_SIZE, ClipTokenizer
+from darkroom.tokenizers.clip import EOS, VOCAB_SIZE, ClipTokenizer
 from darkroom.tokenizers.prompt import PromptChunks, chunk, find_words, parse_weights
 
 
@@ -40,11 +40,12 @@ class EncodedPrompt:
     """What a text encoder makes of a prompt's chunks before any weight counts.
 
     hidden: (k, 77, D) before the final norm. weights: (k, 77) float32, for `nets.te.clip.emphasise`.
-    pooled: the first chunk as one vector (1, P).
+    lengths: (k,) tokens of each chunk up to its first EOS. pooled: the first chunk as one vector (1, P).
     """
 
     hidden: Tensor
     weights: Tensor
+    lengths: Tensor
     pooled: Tensor
 
 
@@ -59,7 +60,8 @@ def encode_for_several(
     for batch in _batches(te, prompts, pad):
         hidden, pooled = te.hidden_and_pooled(batch.tokens, batch.clip_skip, batch.extra, project=project)
         for i, rows in batch.rows.items():
-            encoded[i] = EncodedPrompt(hidden[rows], batch.weights[rows], pooled[rows][:1])
+            lengths = (batch.tokens[rows] == EOS).int().argmax(dim=1)
+            encoded[i] = EncodedPrompt(hidden[rows], batch.weights[rows], lengths, pooled[rows][:1])
     return [encoded[i] for i in range(len(prompts))]
 
 

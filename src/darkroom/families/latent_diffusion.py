@@ -1,4 +1,7 @@
-"""What Stable Diffusion 1 and 2 have in common: a UNet, a KL autoencoder and one CLIP text encoder."""
+"""What Stable Diffusion 1 and 2 have in common: a UNet, a KL autoencoder and one CLIP text encoder.
+
+Some of it is SDXL's as well.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +90,7 @@ def read_config(
 
     Raises CheckpointError when the file lacks the autoencoder or the text encoder.
     """
-    vae = read_companion(index, AUTOENCODER, needed_by, KLConfig.from_shapes, _unfit_autoencoder)
+    vae = read_companion(index, AUTOENCODER, needed_by, KLConfig.from_shapes, unfit_autoencoder)
     try:
         te = CLIPTextConfig.from_shapes(index.under(TE).shapes(), activation)
     except (KeyError, ValueError) as err:
@@ -104,14 +107,26 @@ def read_config(
     return LatentDiffusionConfig(unet, vae, te, width, height)
 
 
-def _unfit_autoencoder(vae: KLConfig) -> str | None:
+def unfit_autoencoder(vae: KLConfig) -> str | None:
+    """What makes an autoencoder another family's, for `read_companion`."""
     return None if vae.embed_dim == LATENT.channels else f"{vae.embed_dim} latent channels"
 
 
-def read_size(metadata: Metadata) -> tuple[int, int]:
-    """Width and height that a file recommends (ModelSpec's `modelspec.resolution`), or 512x512."""
+def read_size(metadata: Metadata, default: int = 512) -> tuple[int, int]:
+    """Width and height that a file recommends (ModelSpec's `modelspec.resolution`), or the default's."""
     match = _MODELSPEC_SIZE.fullmatch(str(metadata.get("modelspec.resolution", "")).strip())
-    return (int(match[1]), int(match[2])) if match else (512, 512)
+    return (int(match[1]), int(match[2])) if match else (default, default)
+
+
+def run_unet(net: nn.Module, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+    """The UNet for x (b, 4, h, w) at timesteps t (b,); mask and hidden picture stand beside x."""
+    if cond.concat is not None:
+        x = torch.cat((x, cond.concat.expand(len(x), -1, -1, -1)), dim=1)
+    inputs = [x, t, cond.context.expand(len(x), -1, -1)]
+    if cond.vector is not None:
+        inputs.append(cond.vector.expand(len(x), -1))
+    out: Tensor = net(*inputs)
+    return out
 
 
 class LatentDiffusion(Family[LatentDiffusionConfig]):
@@ -137,12 +152,8 @@ class LatentDiffusion(Family[LatentDiffusionConfig]):
     def inpaints(self, config: LatentDiffusionConfig) -> bool:  # noqa: D102
         return config.unet.in_channels == INPAINTING
 
-    def predict(self, net: nn.Module, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
-        """The UNet for x (b, 4, h, w) at timesteps t (b,); mask and hidden picture stand beside x."""
-        if cond.concat is not None:
-            x = torch.cat((x, cond.concat.expand(len(x), -1, -1, -1)), dim=1)
-        out: Tensor = net(x, t, cond.context.expand(len(x), -1, -1))
-        return out
+    def predict(self, net: nn.Module, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:  # noqa: D102
+        return run_unet(net, x, t, cond)
 
     def defaults(self, config: LatentDiffusionConfig) -> SampleDefaults:
         """stable-diffusion.cpp's defaults, at the size that the model was trained on."""
