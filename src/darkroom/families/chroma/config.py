@@ -1,0 +1,69 @@
+"""Recognises Chroma by its tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from darkroom.api.errors import CheckpointError
+from darkroom.families.chroma.model import ChromaNetConfig
+from darkroom.families.flux_parts import check_channels, read_t5, read_vae
+from darkroom.nets.te.t5 import T5Config
+from darkroom.nets.vae.kl import KLConfig
+from darkroom.weights.flux_names import NET
+from darkroom.weights.index import TensorIndex
+
+TITLE = "Chroma"
+
+_APPROXIMATOR = f"{NET}distilled_guidance_layer.in_proj.weight"
+
+LANDMARKS = (
+    _APPROXIMATOR,
+    *(
+        NET + name
+        for name in (
+            "distilled_guidance_layer.out_proj.weight",
+            "img_in.weight",
+            "txt_in.weight",
+            "double_blocks.0.txt_attn.qkv.weight",
+            "single_blocks.0.linear1.weight",
+            "final_layer.linear.weight",
+        )
+    ),
+)
+
+
+@dataclass(frozen=True)
+class ChromaConfig:
+    """The architecture, and what of the text is seen.
+
+    t5_mask: whether T5's tokens see no filling. dit_mask: whether the network sees none but its first `pad`.
+    """
+
+    net: ChromaNetConfig
+    vae: KLConfig
+    t5xxl: T5Config
+    t5_mask: bool = True
+    dit_mask: bool = True
+    pad: int = 1
+
+
+def detect(index: TensorIndex) -> ChromaConfig | None:
+    """The architecture of files under native names; None when they are another family's.
+
+    Raises CheckpointError when a companion is missing or another model's, and for Chroma Radiance.
+    """
+    if _APPROXIMATOR in index and any(name.startswith(f"{NET}nerf_") for name in index):
+        raise CheckpointError(
+            "model: this is Chroma Radiance, which draws pixels without an autoencoder; Chroma1-HD, "
+            "Chroma1-Base and their kind are supported"
+        )
+    if any(name not in index for name in LANDMARKS):
+        return None
+    try:
+        net = ChromaNetConfig.from_shapes(index.under(NET).shapes())
+    except KeyError as err:
+        raise CheckpointError(
+            f"model: its diffusion network lacks {NET}{err.args[0]}; a complete file of {TITLE} is needed"
+        ) from err
+    check_channels(net.streams.out_channels, TITLE)
+    return ChromaConfig(net, read_vae(index, TITLE), read_t5(index, TITLE, net.streams.context_dim))

@@ -1,0 +1,107 @@
+"""Recognises Flux.1 by its tensors, and its variants by the channels of a token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from darkroom.api.errors import CheckpointError
+from darkroom.api.names import Role
+from darkroom.families.companions import Companion, read_companion
+from darkroom.families.flux.model import FluxNetConfig
+from darkroom.families.flux_parts import LATENT, T5_TOKENS, check_channels, read_t5, read_vae
+from darkroom.nets.flux_blocks import PATCH, StreamsConfig
+from darkroom.nets.te.clip import CLIPTextConfig
+from darkroom.nets.te.t5 import T5Config
+from darkroom.nets.vae.kl import KLConfig
+from darkroom.weights.flux_names import NET
+from darkroom.weights.index import TensorIndex
+
+TITLE = "Flux.1"
+
+LANDMARKS = tuple(
+    NET + name
+    for name in (
+        "img_in.weight",
+        "txt_in.weight",
+        "time_in.in_layer.weight",
+        "vector_in.in_layer.weight",
+        "double_blocks.0.img_mod.lin.weight",
+        "double_blocks.0.txt_attn.qkv.weight",
+        "single_blocks.0.modulation.lin.weight",
+        "single_blocks.0.linear1.weight",
+        "final_layer.adaLN_modulation.1.weight",
+    )
+)
+
+CLIP_L = Companion(
+    Role.CLIP_L, "the CLIP-L text encoder", ("clip_l.safetensors (comfyanonymous/flux_text_encoders)",)
+)
+
+SCHNELL_T5_TOKENS = 256
+
+# Fill: beside the picture, the picture without what the mask hides, and the mask with all its pixels.
+_FILL_CHANNELS = PATCH**2 * (2 * LATENT.channels + LATENT.downscale**2)
+
+# Published networks that take other pictures beside the one they draw.
+_OTHERS = {
+    128: "Flux.1 Depth or Canny, which draws after a picture of depths or edges",
+    196: "Flex.2, which takes a mask and a control picture",
+}
+
+
+@dataclass(frozen=True)
+class FluxConfig:
+    """The architecture. t5_tokens: length of the text that the network is given, filled up."""
+
+    net: FluxNetConfig
+    vae: KLConfig
+    clip_l: CLIPTextConfig
+    t5xxl: T5Config
+    t5_tokens: int = T5_TOKENS
+
+    @property
+    def is_fill(self) -> bool:
+        """Whether the network paints in: Flux.1 Fill."""
+        return self.net.streams.in_channels == _FILL_CHANNELS
+
+
+def detect(index: TensorIndex) -> FluxConfig | None:
+    """The architecture of files under native names; None when they are another family's.
+
+    Raises CheckpointError when a companion is missing or another model's, and for variants that take other
+    pictures.
+    """
+    if any(name not in index for name in LANDMARKS):
+        return None
+    net = _read_net(index)
+    clip_l = read_companion(
+        index,
+        CLIP_L,
+        TITLE,
+        lambda shapes: CLIPTextConfig.from_shapes(shapes, "quick_gelu"),
+        lambda clip: None if clip.hidden_size == net.vector_dim else f"the network takes {net.vector_dim}",
+    )
+    t5xxl = read_t5(index, TITLE, net.streams.context_dim)
+    vae = read_vae(index, TITLE)
+    return FluxConfig(net, vae, clip_l, t5xxl, T5_TOKENS if net.has_guidance else SCHNELL_T5_TOKENS)
+
+
+def _read_net(index: TensorIndex) -> FluxNetConfig:
+    try:
+        net = FluxNetConfig.from_shapes(index.under(NET).shapes())
+    except KeyError as err:
+        raise CheckpointError(
+            f"model: its diffusion network lacks {NET}{err.args[0]}; a complete file of {TITLE} is needed"
+        ) from err
+    check_channels(net.streams.out_channels, TITLE)
+    _check_inputs(net.streams)
+    return net
+
+
+def _check_inputs(streams: StreamsConfig) -> None:
+    if streams.in_channels not in (streams.out_channels, _FILL_CHANNELS):
+        what = _OTHERS.get(streams.in_channels, f"a network with {streams.in_channels} channels in a token")
+        raise CheckpointError(
+            f"model: this is {what}; {TITLE} dev, schnell and Kontext ({streams.out_channels} channels in a "
+            f"token) and Fill ({_FILL_CHANNELS}) are supported"
+        )
