@@ -18,7 +18,8 @@ CausalConv3d(c_in, c_out, kernel)(x, residual=None, add_bias=True)
                                              convolution over frames (b, c, t, h, w), 2-D for pictures
 join(x, skip)                                the channels of both
 GEGLU(width_in, width_out)(x)                a * gelu(g) of one projection
-attention(q, k, v, mask=None)                softmax(q k^T / sqrt(d)) v, all (b, n, l, d) of any strides
+attention(q, k, v, mask=None, scale=None)    softmax(q k^T / sqrt(d)) v, all (b, n, l, d) of any strides
+embedding(rows, width)                       a table of vectors, nn.Embedding
 timestep_embedding(t, width)                 (b,) -> (b, width) float32
 
 RMSNorm(width, eps)(x), rms_norm(x, weight, eps)         root-mean-square norm over the last axis
