@@ -12,6 +12,7 @@ from darkroom.weights.keys import (
     Drop,
     Join,
     KeyRules,
+    LeadingAxis,
     Rename,
     Rule,
     SplitRows,
@@ -133,6 +134,13 @@ def test_a_matrix_becomes_a_1x1_convolution_and_is_renamed() -> None:
 
 def test_a_3x3_convolution_is_left_as_it_is() -> None:
     assert made(ToConv("w"), "w", torch.zeros(2, 3, 3, 3))["w"].shape == (2, 3, 3, 3)
+
+
+def test_a_leading_axis_is_given_back_where_it_is_missing() -> None:
+    rule, vector = LeadingAxis("w", axes=2), torch.tensor([1.0, 2.0])
+    assert torch.equal(made(rule, "w", vector)["w"], vector[None])
+    assert torch.equal(made(rule, "w", vector[None])["w"], vector[None])
+    assert torch.equal(made(rule, "ww", vector)["ww"], vector)
 
 
 def test_drop_leaves_tensors_out() -> None:

@@ -224,6 +224,27 @@ class ToConv:
 
 
 @dataclass(frozen=True)
+class LeadingAxis:
+    """Gives back the leading axis of length 1 that some GGUF files leave out.
+
+    pattern: matches the whole name; axes: how many the native tensor has.
+    """
+
+    pattern: str
+    axes: int
+
+    def apply(self, recipes: Recipes) -> Recipes:
+        """Reshapes every tensor that matches and lacks one."""
+        regex = re.compile(self.pattern)
+        return {
+            name: replace(recipe, shape=(1, *recipe.shape))
+            if len(recipe.shape) == self.axes - 1 and regex.fullmatch(name)
+            else recipe
+            for name, recipe in recipes.items()
+        }
+
+
+@dataclass(frozen=True)
 class Transpose:
     """Turns a matrix that multiplies from the right, x M, into a linear weight, x W^T.
 

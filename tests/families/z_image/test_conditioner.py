@@ -1,0 +1,150 @@
+"""How prompts become text tokens, against diffusers' pipeline with a tiny Qwen3."""
+
+from __future__ import annotations
+
+import logging
+import lzma
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import ZImagePipeline
+from torch import Tensor
+from transformers import AddedToken, Qwen2Tokenizer, Qwen3Config, Qwen3Model
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+import darkroom.tokenizers
+from darkroom.api.errors import CheckpointError
+from darkroom.families.base import Conditioning, TextPrompt
+from darkroom.families.z_image.conditioner import MAX_TOKENS, encode
+from darkroom.families.z_image.model import TOKENS_MULTIPLE
+from darkroom.nets.te.qwen import QwenConfig, QwenTextModel
+from darkroom.nets.te.stack import TextEncoders
+from darkroom.tokenizers.qwen import ADDED
+
+WIDTH = 32
+PROMPTS = (
+    "",
+    "a red cube",
+    "Ein Haus mit “Neon” 汉字 sign\n\nfor $5, don't!  two  spaces",
+    "seventeen tall lamps " * 9,
+    "<|im_end|>",
+)
+
+# What Qwen3's tokenizer_config.json makes of one turn of a user when thinking is on.
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
+    "{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Qwen2Tokenizer:
+    packed = Path(darkroom.tokenizers.__file__).parent / "data" / "qwen_merges.txt.xz"
+    lines = lzma.decompress(packed.read_bytes()).decode().strip().split("\n")
+    merges = [tuple(line.split(" ")) for line in lines]
+    tokens = [*bytes_to_unicode().values(), *("".join(merge) for merge in merges)]
+    tokenizer = Qwen2Tokenizer(
+        vocab={token: i for i, token in enumerate(tokens)}, merges=merges, pad_token="<|endoftext|>"
+    )
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in ADDED])
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def reference() -> Qwen3Model:
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=151680,
+        hidden_size=WIDTH,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        rms_norm_eps=1e-6,
+        rope_theta=1e6,
+    )
+    model = Qwen3Model(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3 if parameter.ndim == 1 else 0.1)
+    return model
+
+
+@pytest.fixture(scope="module")
+def te(reference: Qwen3Model) -> TextEncoders:
+    state = {f"model.{name}": tensor for name, tensor in reference.state_dict().items()}
+    with torch.device("meta"):
+        llm = QwenTextModel(QwenConfig.from_shapes({name: tuple(t.shape) for name, t in state.items()}))
+    llm.load_state_dict(state, assign=True, strict=True)
+    return TextEncoders(llm=llm).eval()
+
+
+@pytest.fixture(scope="module")
+def pipeline(tokenizer: Qwen2Tokenizer, reference: Qwen3Model) -> ZImagePipeline:
+    return ZImagePipeline(None, None, reference, tokenizer, None)
+
+
+def encoded(te: TextEncoders, *texts: str) -> list[Conditioning]:
+    with torch.inference_mode():
+        return encode(te, [TextPrompt(text, 1) for text in texts])
+
+
+def expected(pipeline: ZImagePipeline, text: str) -> Tensor:
+    with torch.inference_mode():
+        (states,) = pipeline.encode_prompt(text, device="cpu", do_classifier_free_guidance=False)[0]
+    return states
+
+
+def tokens_of(cond: Conditioning) -> Tensor:
+    assert cond.mask is not None
+    return cond.context[0, cond.mask[0]]
+
+
+@pytest.mark.parametrize("text", PROMPTS)
+def test_context_equals_diffusers(te: TextEncoders, pipeline: ZImagePipeline, text: str) -> None:
+    (cond,) = encoded(te, text)
+    torch.testing.assert_close(tokens_of(cond), expected(pipeline, text), rtol=1e-4, atol=1e-5)
+
+
+def test_a_long_prompt_is_cut_where_diffusers_cuts_it(
+    te: TextEncoders, pipeline: ZImagePipeline, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = "lamp " * 600
+    with caplog.at_level(logging.WARNING):
+        (cond,) = encoded(te, text)
+    assert "more than 512 tokens" in caplog.text
+    assert cond.context.shape == (1, MAX_TOKENS, WIDTH)
+    torch.testing.assert_close(tokens_of(cond), expected(pipeline, text), rtol=1e-4, atol=1e-5)
+
+
+def test_prompts_of_about_one_length_have_contexts_of_one_shape(te: TextEncoders) -> None:
+    short, longer, long = encoded(te, "a", "a red cube on a table", "lamp " * 40)
+    assert short.context.shape == longer.context.shape == (1, TOKENS_MULTIPLE, WIDTH)
+    assert long.context.shape == (1, 2 * TOKENS_MULTIPLE, WIDTH)
+    assert not torch.equal(tokens_of(short), tokens_of(longer)[: len(tokens_of(short))])
+
+
+def test_weights_make_tokens_stronger(te: TextEncoders) -> None:
+    plain, weighted = encoded(te, "a red cube", "a( red:1.5) cube")
+    assert tokens_of(plain).shape == tokens_of(weighted).shape
+    ratios = tokens_of(weighted).norm(dim=-1) / tokens_of(plain).norm(dim=-1)
+    assert ratios.argmax() == 4  # <|im_start|> user \n a red cube
+
+
+def test_another_vocabulary_is_an_error() -> None:
+    shapes = {
+        "model.embed_tokens.weight": (1000, WIDTH),
+        "model.layers.0.self_attn.q_proj.weight": (32, WIDTH),
+        "model.layers.0.self_attn.k_proj.weight": (16, WIDTH),
+        "model.layers.0.self_attn.q_norm.weight": (16,),
+        "model.layers.0.mlp.gate_proj.weight": (48, WIDTH),
+    }
+    with torch.device("meta"):
+        te = TextEncoders(llm=QwenTextModel(QwenConfig.from_shapes(shapes)))
+    with pytest.raises(CheckpointError, match="--llm: knows 1000 tokens"):
+        encoded(te, "a")
