@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import lzma
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from diffusers import QwenImageEditPipeline, QwenImageEditPlusPipeline, QwenImagePipeline
 from diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus import calculate_dimensions
 from PIL import Image
+from tests.families.qwen_image.reference import WIDTH, Processor, TextEncoder, photo, text_encoder
+from tests.reference_tokenizers import qwen_tokenizer
 from torch import Tensor, nn
-from transformers import (
-    AddedToken,
-    BatchFeature,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2Tokenizer,
-)
-from transformers.convert_slow_tokenizer import bytes_to_unicode
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers import Qwen2Tokenizer
 
-import darkroom.tokenizers
 from darkroom.api.errors import RequestError
 from darkroom.families.base import TextPrompt
-from darkroom.families.qwen_image import FAMILY
 from darkroom.families.qwen_image.conditioner import DRAW, EDIT, MAX_TOKENS, Chat, area_size, encode
 from darkroom.families.qwen_image.config import QwenImageConfig
 from darkroom.families.qwen_image.model import QwenImageTransformerConfig
@@ -35,79 +24,19 @@ from darkroom.nets.te.qwen import QwenConfig, QwenTextModel
 from darkroom.nets.te.qwen_vision import QwenVisionConfig, QwenVisionModel
 from darkroom.nets.te.stack import TextEncoders
 from darkroom.nets.vae.wan import WanConfig
-from darkroom.tokenizers.qwen import ADDED, IMAGE_PAD, VISION_START, QwenTokenizer
+from darkroom.tokenizers.qwen import QwenTokenizer
 
-WIDTH = 64
 PROMPT = "Ein Haus (blue:1.2) mit “Neon” 汉字 sign\n\nfor $5"
-
-
-class TextEncoder(Qwen2_5_VLForConditionalGeneration):
-    """Tells transformers 5 which tokens are pictures; the pipelines are from when it looked itself."""
-
-    def forward(self, input_ids: Tensor, **kwargs: Any) -> Any:  # noqa: ANN401
-        return super().forward(input_ids, mm_token_type_ids=(input_ids == IMAGE_PAD).int(), **kwargs)
 
 
 @pytest.fixture(scope="module")
 def reference() -> TextEncoder:
-    torch.manual_seed(0)
-    config = Qwen2_5_VLConfig(
-        text_config={
-            "vocab_size": 151680,
-            "hidden_size": WIDTH,
-            "intermediate_size": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "rms_norm_eps": 1e-6,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 6, 6]},
-            "tie_word_embeddings": True,
-        },
-        vision_config={
-            "depth": 1,
-            "hidden_size": 80,
-            "intermediate_size": 48,
-            "num_heads": 1,
-            "out_hidden_size": WIDTH,
-        },
-        image_token_id=IMAGE_PAD,
-        vision_start_token_id=VISION_START,
-        tie_word_embeddings=True,
-    )
-    model = TextEncoder(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.3 if parameter.ndim == 1 else 0.1)
-    return model
+    return text_encoder()
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Qwen2Tokenizer:
-    packed = Path(darkroom.tokenizers.__file__).parent / "data" / "qwen_merges.txt.xz"
-    lines = lzma.decompress(packed.read_bytes()).decode().strip().split("\n")
-    merges = [tuple(line.split(" ")) for line in lines]
-    tokens = [*bytes_to_unicode().values(), *("".join(merge) for merge in merges)]
-    tokenizer = Qwen2Tokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=merges)
-    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in ADDED])
-    return tokenizer
-
-
-class Processor:
-    """transformers' Qwen2VLProcessor without its videos, which need torchvision."""
-
-    def __init__(self, tokenizer: Qwen2Tokenizer) -> None:
-        self.tokenizer = tokenizer
-        self.image_processor = Qwen2VLImageProcessorPil(min_pixels=3136, max_pixels=12845056)
-
-    def __call__(self, text: list[str], images: Any, **kwargs: Any) -> BatchFeature:  # noqa: ANN401
-        features = self.image_processor(images, return_tensors="pt")
-        (whole,) = text
-        parts = whole.split("<|image_pad|>")
-        counts = [int(grid.prod()) // 4 for grid in features["image_grid_thw"]]
-        whole = parts[0] + "".join(
-            "<|image_pad|>" * n + part for n, part in zip(counts, parts[1:], strict=True)
-        )
-        return BatchFeature({**features, **self.tokenizer([whole], **kwargs)})
+    return qwen_tokenizer()
 
 
 @pytest.fixture(scope="module")
@@ -136,11 +65,6 @@ def te(reference: TextEncoder, config: QwenImageConfig) -> nn.Module:
     state |= {f"llm_vision.{name}": tensor for name, tensor in tower.items()}
     encoders.load_state_dict(state, assign=True, strict=True)
     return encoders.eval()
-
-
-def photo(width: int, height: int, seed: int = 0) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
-    return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def context(te: nn.Module, config: QwenImageConfig, text: str, *images: Image.Image, **rest: Any) -> Tensor:  # noqa: ANN401
@@ -246,4 +170,3 @@ def test_what_is_dropped_ends_where_the_prompt_begins(chat: Chat) -> None:
 def test_sizes_are_the_authors(width: int, height: int, area: int) -> None:
     theirs = calculate_dimensions(area, width / height)
     assert area_size(width, height, area) == tuple(max(32, side) for side in theirs)
-    assert FAMILY.takes_references
