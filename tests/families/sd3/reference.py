@@ -11,6 +11,7 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
+from tests.reference_tokenizers import clip_tokenizer
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from transformers import (
@@ -24,7 +25,6 @@ from transformers import (
 from darkroom.families.sd3.keys import RULES
 from darkroom.tokenizers import clip, t5
 from darkroom.weights.index import TensorIndex, TensorInfo
-from tests.reference_tokenizers import clip_tokenizer
 
 CLIP_L_WIDTH, CLIP_G_WIDTH, T5_WIDTH = 64, 128, 208
 FOLDERS = {

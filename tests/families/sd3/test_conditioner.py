@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.families.sd3.reference import CLIP_G_WIDTH, CLIP_L_WIDTH, T5_WIDTH, native, pipeline
 from torch import Tensor, nn
 
 from darkroom.api.names import Module
@@ -13,7 +14,6 @@ from darkroom.families.base import Conditioning, TextPrompt
 from darkroom.families.sd3 import FAMILY
 from darkroom.families.sd3.config import SD3Config
 from darkroom.weights.index import TensorIndex, TensorInfo
-from tests.families.sd3.reference import CLIP_G_WIDTH, CLIP_L_WIDTH, T5_WIDTH, native, pipeline
 
 PREFIX = "text_encoders."
 PROMPTS = ["a photo of a cat", "", "blurry, low quality, bad anatomy, 8 fingers", "naïve 🐈 in a café"]
@@ -138,6 +138,7 @@ def test_weights_count_in_every_encoder(state: dict[str, Tensor]) -> None:
         by_hand = before.clone()
         by_hand[:, place] *= 1.5
         assert relative_error(after, by_hand * (before.mean() / by_hand.mean())) < 1e-4
-    assert plain.vector is not None and weighted.vector is not None
+    assert plain.vector is not None
+    assert weighted.vector is not None
     assert torch.equal(plain.vector, weighted.vector)
     assert not torch.equal(plain.context[:, 77:], weighted.context[:, 77:])
