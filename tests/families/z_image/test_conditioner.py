@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import logging
-import lzma
-from pathlib import Path
 
 import pytest
 import torch
 from diffusers import ZImagePipeline
+from tests.reference_tokenizers import qwen_tokenizer
 from torch import Tensor
-from transformers import AddedToken, Qwen2Tokenizer, Qwen3Config, Qwen3Model
-from transformers.convert_slow_tokenizer import bytes_to_unicode
+from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3Model
 
-import darkroom.tokenizers
 from darkroom.api.errors import CheckpointError
 from darkroom.families.base import Conditioning, TextPrompt
 from darkroom.families.z_image.conditioner import MAX_TOKENS, encode
 from darkroom.families.z_image.model import TOKENS_MULTIPLE
 from darkroom.nets.te.qwen import QwenConfig, QwenTextModel
 from darkroom.nets.te.stack import TextEncoders
-from darkroom.tokenizers.qwen import ADDED
 
 WIDTH = 32
 PROMPTS = (
@@ -42,14 +38,7 @@ TEMPLATE = (
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Qwen2Tokenizer:
-    packed = Path(darkroom.tokenizers.__file__).parent / "data" / "qwen_merges.txt.xz"
-    lines = lzma.decompress(packed.read_bytes()).decode().strip().split("\n")
-    merges = [tuple(line.split(" ")) for line in lines]
-    tokens = [*bytes_to_unicode().values(), *("".join(merge) for merge in merges)]
-    tokenizer = Qwen2Tokenizer(
-        vocab={token: i for i, token in enumerate(tokens)}, merges=merges, pad_token="<|endoftext|>"
-    )
-    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in ADDED])
+    tokenizer = qwen_tokenizer()
     tokenizer.chat_template = TEMPLATE
     return tokenizer
 
