@@ -23,10 +23,11 @@ NOT_OF_A_NETWORK = re.compile(
     r"position_ids|logit_scale|logit_bias"  # CLIP
     r"|betas|logvar|alphas_cumprod\w*|sqrt_\w+|log_one_minus_\w+|posterior_\w+"  # the training's schedule
     r"|num_updates|decay"  # of the moving average
+    r"|__index_timestep_zero__"  # ComfyUI's mark of Qwen-Image-Edit-2511
     r")$"
     r"|^(model_ema|loss|visual|vision_model|visual_projection|text_projection)(\.|$)"
 )
-"""Tensors that published checkpoints carry for training, or for the other half of CLIP."""
+"""Tensors that published checkpoints carry for training, for the other half of CLIP, or as marks."""
 
 
 def bind_weights(

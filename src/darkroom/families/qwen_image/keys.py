@@ -11,16 +11,17 @@ from darkroom.weights.wan_vae_names import WAN_VAE
 
 NETWORK = "model.diffusion_model."
 
-ZERO_COND_T = "__index_timestep_zero__"
-"""The tensor by which ComfyUI's files of Edit-2511 say so; it belongs to no network."""
+ZERO_COND_T = f"{NETWORK}__index_timestep_zero__"
+"""The tensor by which ComfyUI's files of Edit-2511 say what they are."""
 
 _NETWORK_FILES = KeyRules(
     (
         Rename(r"^(?:transformer|diffusion_model)\.", NETWORK),
         Rename(
-            r"^(?=(?:img_in|txt_norm|txt_in|time_text_embed|transformer_blocks|norm_out|proj_out)\.)", NETWORK
+            r"^(?=(?:img_in|txt_norm|txt_in|time_text_embed|transformer_blocks|norm_out|proj_out)\."
+            r"|__index_timestep_zero__$)",
+            NETWORK,
         ),
-        Rename(rf"^(?:model\.diffusion_model\.)?{ZERO_COND_T}$", ZERO_COND_T),
         Drop(r"^(?:model\.diffusion_model\.)?scaled_fp8$"),  # ComfyUI's mark
     )
 )
