@@ -7,9 +7,9 @@ import logging
 import pytest
 import torch
 from diffusers import ZImagePipeline
-from tests.reference_tokenizers import qwen_tokenizer
+from tests.families.z_image.reference import TEXT_WIDTH, encoder_state, text_encoder, tokenizer
 from torch import Tensor
-from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3Model
+from transformers import Qwen3ForCausalLM
 
 from darkroom.api.errors import CheckpointError
 from darkroom.families.base import Conditioning, TextPrompt
@@ -18,7 +18,6 @@ from darkroom.families.z_image.model import TOKENS_MULTIPLE
 from darkroom.nets.te.qwen import QwenConfig, QwenTextModel
 from darkroom.nets.te.stack import TextEncoders
 
-WIDTH = 32
 PROMPTS = (
     "",
     "a red cube",
@@ -27,46 +26,15 @@ PROMPTS = (
     "<|im_end|>",
 )
 
-# What Qwen3's tokenizer_config.json makes of one turn of a user when thinking is on.
-TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
-    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
-    "{% endif %}"
-)
+
+@pytest.fixture(scope="module")
+def reference() -> Qwen3ForCausalLM:
+    return text_encoder()
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> Qwen2Tokenizer:
-    tokenizer = qwen_tokenizer()
-    tokenizer.chat_template = TEMPLATE
-    return tokenizer
-
-
-@pytest.fixture(scope="module")
-def reference() -> Qwen3Model:
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=151680,
-        hidden_size=WIDTH,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        rms_norm_eps=1e-6,
-        rope_theta=1e6,
-    )
-    model = Qwen3Model(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.3 if parameter.ndim == 1 else 0.1)
-    return model
-
-
-@pytest.fixture(scope="module")
-def te(reference: Qwen3Model) -> TextEncoders:
-    state = {f"model.{name}": tensor for name, tensor in reference.state_dict().items()}
+def te(reference: Qwen3ForCausalLM) -> TextEncoders:
+    state = encoder_state(reference)
     with torch.device("meta"):
         llm = QwenTextModel(QwenConfig.from_shapes({name: tuple(t.shape) for name, t in state.items()}))
     llm.load_state_dict(state, assign=True, strict=True)
@@ -74,8 +42,8 @@ def te(reference: Qwen3Model) -> TextEncoders:
 
 
 @pytest.fixture(scope="module")
-def pipeline(tokenizer: Qwen2Tokenizer, reference: Qwen3Model) -> ZImagePipeline:
-    return ZImagePipeline(None, None, reference, tokenizer, None)
+def pipeline(reference: Qwen3ForCausalLM) -> ZImagePipeline:
+    return ZImagePipeline(None, None, reference, tokenizer(), None)
 
 
 def encoded(te: TextEncoders, *texts: str) -> list[Conditioning]:
@@ -107,14 +75,14 @@ def test_a_long_prompt_is_cut_where_diffusers_cuts_it(
     with caplog.at_level(logging.WARNING):
         (cond,) = encoded(te, text)
     assert "more than 512 tokens" in caplog.text
-    assert cond.context.shape == (1, MAX_TOKENS, WIDTH)
+    assert cond.context.shape == (1, MAX_TOKENS, TEXT_WIDTH)
     torch.testing.assert_close(tokens_of(cond), expected(pipeline, text), rtol=1e-4, atol=1e-5)
 
 
 def test_prompts_of_about_one_length_have_contexts_of_one_shape(te: TextEncoders) -> None:
     short, longer, long = encoded(te, "a", "a red cube on a table", "lamp " * 40)
-    assert short.context.shape == longer.context.shape == (1, TOKENS_MULTIPLE, WIDTH)
-    assert long.context.shape == (1, 2 * TOKENS_MULTIPLE, WIDTH)
+    assert short.context.shape == longer.context.shape == (1, TOKENS_MULTIPLE, TEXT_WIDTH)
+    assert long.context.shape == (1, 2 * TOKENS_MULTIPLE, TEXT_WIDTH)
     assert not torch.equal(tokens_of(short), tokens_of(longer)[: len(tokens_of(short))])
 
 
@@ -127,11 +95,11 @@ def test_weights_make_tokens_stronger(te: TextEncoders) -> None:
 
 def test_another_vocabulary_is_an_error() -> None:
     shapes = {
-        "model.embed_tokens.weight": (1000, WIDTH),
-        "model.layers.0.self_attn.q_proj.weight": (32, WIDTH),
-        "model.layers.0.self_attn.k_proj.weight": (16, WIDTH),
+        "model.embed_tokens.weight": (1000, TEXT_WIDTH),
+        "model.layers.0.self_attn.q_proj.weight": (32, TEXT_WIDTH),
+        "model.layers.0.self_attn.k_proj.weight": (16, TEXT_WIDTH),
         "model.layers.0.self_attn.q_norm.weight": (16,),
-        "model.layers.0.mlp.gate_proj.weight": (48, WIDTH),
+        "model.layers.0.mlp.gate_proj.weight": (48, TEXT_WIDTH),
     }
     with torch.device("meta"):
         te = TextEncoders(llm=QwenTextModel(QwenConfig.from_shapes(shapes)))
