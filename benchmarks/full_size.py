@@ -22,6 +22,8 @@ from darkroom.nets.te.t5 import T5Config, T5EncoderModel
 from darkroom.nets.unet import UNetConfig, UNetModel
 from darkroom.nets.vae.kl import AutoencoderKL, KLConfig
 from darkroom.nets.vae.wan import WanConfig, WanVAE
+from darkroom.weights.bind import bind_weights
+from darkroom.weights.source import MemorySource
 
 DTYPE = torch.bfloat16
 LATENT = 128
@@ -82,7 +84,19 @@ def random_network(build: Callable[[], nn.Module]) -> nn.Module:
             tensor.normal_(0, 0.02, generator=generator)
         else:
             tensor.fill_(float(name.endswith(("weight", "scale", "gamma"))))
-    return net.to(memory_format=torch.channels_last)
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)
+    return net
+
+
+def bound_network(build: Callable[[], nn.Module]) -> nn.Module:
+    """The same, its weights bound as those of a file are."""
+    net = random_network(build)
+    weights = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    device = torch.device("cuda")
+    bind_weights(net, MemorySource(weights), device=device, dtype=DTYPE, subject="random weights")
+    return net
 
 
 # Flux.1 dev and Chroma1: 512 tokens of text.
@@ -225,7 +239,7 @@ def qwen_image() -> FamilyWork:
         "qwen_image",
         lambda: QwenImageTransformer(QwenImageTransformerConfig()),
         lambda net: net(x, t, context),
-        lambda: diffusers.QwenImageTransformer2DModel(),
+        _peer_qwen_image,
         lambda net: net(
             hidden_states=tokens,
             timestep=t.to(DTYPE) / 1000,
@@ -237,6 +251,13 @@ def qwen_image() -> FamilyWork:
         compiled="blocks",
     )
     return FamilyWork(step, (qwen25(256),), wan())
+
+
+def _peer_qwen_image() -> nn.Module:
+    net = diffusers.QwenImageTransformer2DModel()
+    with torch.device("cpu"):  # its table of angles is no buffer and would stay without numbers
+        net.pos_embed = type(net.pos_embed)(theta=10000, axes_dim=[16, 56, 56], scale_rope=True)
+    return net
 
 
 def z_image() -> FamilyWork:

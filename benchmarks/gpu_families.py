@@ -22,7 +22,7 @@ from pathlib import Path
 
 import diffusers
 import torch
-from benchmarks.full_size import FAMILIES, FamilyWork, Work, random_network
+from benchmarks.full_size import FAMILIES, FamilyWork, Work, bound_network, random_network
 from torch import Tensor, nn
 
 from darkroom.runtime.graphs import accelerate
@@ -68,7 +68,7 @@ def parts(works: FamilyWork) -> tuple[Work, ...]:
 
 def compare(work: Work, rounds: int, compiles: bool) -> dict[str, object]:
     """Both sides in turns; prints a line of the table and returns its numbers."""
-    ours = random_network(work.build)
+    ours = bound_network(work.build)
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     fast = accelerate(ours)
