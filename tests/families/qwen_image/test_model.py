@@ -13,10 +13,9 @@ from torch import Tensor
 from darkroom.families.qwen_image.model import (
     QwenImageTransformer,
     QwenImageTransformerConfig,
-    patchify,
     token_positions,
-    unpatchify,
 )
+from darkroom.nets.flux_blocks import patchify, unpatchify
 
 TINY = QwenImageTransformerConfig(channels=4, context_width=24, num_layers=3, num_heads=2, head_width=16)
 ZERO_COND_T = replace(TINY, zero_cond_t=True)
@@ -67,7 +66,7 @@ def expected_flow(
         img_shapes=[sizes] * len(x),
         return_dict=False,
     )[0]
-    return unpatchify(out[:, : sizes[0][1] * sizes[0][2]], sizes[0][1])
+    return unpatchify(out[:, : sizes[0][1] * sizes[0][2]], x.shape[2], x.shape[3])
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
@@ -180,3 +179,9 @@ def test_images_are_centred_and_the_text_starts_at_the_largest_ones_corner() -> 
     assert positions[:2] == [[2, 2, 2], [3, 3, 3]]
     assert positions[2:8] == [[0, y, x] for y in (-1, 0) for x in (-2, -1, 0)]
     assert positions[8:] == [[1, y, x] for y in (-2, -1, 0, 1) for x in (-1, 0)]
+
+
+def test_references_may_share_a_number() -> None:
+    sizes, device = [(2, 2), (1, 1), (1, 1)], torch.device("cpu")
+    assert token_positions(0, sizes, device)[4:, 0].tolist() == [1, 2]
+    assert token_positions(0, sizes, device, increase_index=False)[4:, 0].tolist() == [1, 1]

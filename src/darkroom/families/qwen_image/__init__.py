@@ -31,7 +31,8 @@ from darkroom.families.qwen_image.config import (
     detect,
 )
 from darkroom.families.qwen_image.keys import NETWORK, RULES
-from darkroom.families.qwen_image.model import PATCH, QwenImageTransformer
+from darkroom.families.qwen_image.model import QwenImageTransformer
+from darkroom.nets.flux_blocks import PATCH
 from darkroom.nets.te.qwen import QwenTextModel
 from darkroom.nets.te.qwen_vision import QwenVisionModel
 from darkroom.nets.te.stack import TextEncoders
@@ -98,7 +99,9 @@ class QwenImage(Family[QwenImageConfig]):
         return encode(te, prompts, config)
 
     def predict(self, net: nn.Module, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:  # noqa: D102
-        out: Tensor = net(x, t, cond.context, cond.mask, cond.references)
+        inputs = (x, t, cond.context, cond.mask, cond.references)
+        # The authors number reference images; only what they do is called with tensors alone, to be recorded.
+        out: Tensor = net(*inputs, False) if cond.increase_reference_index is False else net(*inputs)
         return out
 
     def prediction(  # noqa: D102

@@ -15,10 +15,9 @@ from darkroom.layers.embed import timestep_embedding
 from darkroom.layers.joint import project
 from darkroom.layers.joint_attention import Stream, joint_attention
 from darkroom.layers.linear import Linear, linear_gelu
-from darkroom.layers.norm import RMSNorm, gated_residual, modulated_layer_norm
+from darkroom.layers.norm import RMSNorm, gated_residual, gated_residual_norm, modulated_layer_norm
 from darkroom.layers.rope import rope_table
-
-PATCH = 2
+from darkroom.nets.flux_blocks import PATCH, patchify, unpatchify
 
 # Sinusoids that a timestep becomes.
 _TIMESTEP_WIDTH = 256
@@ -204,26 +203,21 @@ class QwenImageTransformerBlock(nn.Module):
         mlps = (self.txt_mlp, *[self.img_mlp] * len(images))
 
         tokens = [text, *images]
-        text, *images = (_modulated(x, mod) for x, mod in zip(tokens, around_attn, strict=True))
-        attended = self.attn(text, images, rope, mask)
-        tokens = [
-            gated_residual(x, mod.gate, y) for x, mod, y in zip(tokens, around_attn, attended, strict=True)
-        ]
         text, *images = (
-            _finite(gated_residual(x, mod.gate, mlp(_modulated(x, mod))))
-            for x, mod, mlp in zip(tokens, around_mlp, mlps, strict=True)
+            modulated_layer_norm(x, mod.shift, mod.scale) for x, mod in zip(tokens, around_attn, strict=True)
         )
-        return text, images
+        attended = self.attn(text, images, rope, mask)
+        changed = []
+        for x, y, attn, mlp, feed in zip(tokens, attended, around_attn, around_mlp, mlps, strict=True):
+            x, normed = gated_residual_norm(x, attn.gate, y, mlp.shift, mlp.scale)
+            changed.append(_finite(gated_residual(x, mlp.gate, feed(normed))))
+        return changed[0], changed[1:]
 
 
 def _modulations(mods: Tensor) -> tuple[Modulation, Modulation]:
     """Around attention, and around the feed-forward: (b, 1, 6D) in six."""
     parts = mods.chunk(6, dim=-1)
     return Modulation(*parts[:3]), Modulation(*parts[3:])
-
-
-def _modulated(x: Tensor, mod: Modulation) -> Tensor:
-    return modulated_layer_norm(x, mod.shift, mod.scale)
 
 
 def _finite(x: Tensor) -> Tensor:
@@ -267,53 +261,44 @@ class QwenImageTransformer(nn.Module):
         context: Tensor,
         mask: Tensor | None = None,
         references: tuple[Tensor, ...] = (),
+        increase_index: bool = True,
     ) -> Tensor:
         """The flow at x.
 
         x: (b, c, h, w) with even h and w. t: (b,) in [0, 1000]. context: (b, s, D_context).
         mask: (b, s) bool, False for padding of the context, or None.
         references: latents of reference images, (b, c, h_i, w_i) each with even h_i and w_i.
+        increase_index: whether their numbers are 1, 2, ... or all 1.
         ->  (b, c, h, w), in x's type
         """
         sizes = [(image.shape[2] // PATCH, image.shape[3] // PATCH) for image in (x, *references)]
-        rope = rope_table(token_positions(context.shape[1], sizes, x.device), self.config.rope_widths)
+        positions = token_positions(context.shape[1], sizes, x.device, increase_index=increase_index)
+        rope = rope_table(positions, self.config.rope_widths)
         text = self.txt_in(self.txt_norm(context))
         images = [self.img_in(torch.cat([patchify(image) for image in (x, *references)], dim=1))]
         if mask is not None:
             mask = F.pad(mask, (0, images[0].shape[1]), value=True)  # images hide nothing
 
         embs = [F.silu(self.time_text_embed(t, x.dtype))[:, None]]  # (b, 1, D)
+        length = sizes[0][0] * sizes[0][1]
         if references and self.config.zero_cond_t:
-            height, width = sizes[0]
-            images = list(images[0].tensor_split([height * width], dim=1))
+            images = list(images[0].tensor_split([length], dim=1))
             embs.append(F.silu(self.time_text_embed(torch.zeros_like(t), x.dtype))[:, None])
 
         for block in self.transformer_blocks:
             text, images = block(text, images, embs, rope, mask)
-        height, width = sizes[0]
-        picture = images[0][:, : height * width]
-        return unpatchify(self.proj_out(self.norm_out(picture, embs[0])), height)
+        picture = self.proj_out(self.norm_out(images[0][:, :length], embs[0]))
+        return unpatchify(picture, x.shape[2], x.shape[3])
 
 
-def patchify(x: Tensor) -> Tensor:
-    """2x2 pixels as a token, (b, c, 2h, 2w)  ->  (b, h*w, c*2*2)."""
-    b, c, h, w = x.shape
-    patches = x.reshape(b, c, h // PATCH, PATCH, w // PATCH, PATCH)
-    return patches.permute(0, 2, 4, 1, 3, 5).reshape(b, -1, c * PATCH**2)
-
-
-def unpatchify(tokens: Tensor, height: int) -> Tensor:
-    """Tokens as an image again, (b, h*w, c*2*2)  ->  (b, c, 2h, 2w); height: h."""
-    b, l, _ = tokens.shape
-    patches = tokens.reshape(b, height, l // height, -1, PATCH, PATCH)  # (b, h, w, c, 2, 2)
-    return patches.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
-
-
-def token_positions(text: int, sizes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
+def token_positions(
+    text: int, sizes: Sequence[tuple[int, int]], device: torch.device, *, increase_index: bool = True
+) -> Tensor:
     """Where each token is: the image's number, row and column, the centre of every image being (0, 0).
 
     text: number of its tokens; they stand on the diagonal that leaves from the largest image's corner.
-    sizes: rows and columns of tokens of each image, the picture first.  ->  (text + sum h*w, 3)
+    sizes: rows and columns of tokens of each image, the picture first. increase_index: whether reference
+    images are numbered, or all have the number 1.  ->  (text + sum h*w, 3)
     """
     corner = max(max(size) // 2 for size in sizes)
     parts = [(corner + torch.arange(text, device=device))[:, None].expand(-1, 3)]
@@ -321,5 +306,6 @@ def token_positions(text: int, sizes: Sequence[tuple[int, int]], device: torch.d
         rows = torch.arange(height, device=device) - (height - height // 2)
         columns = torch.arange(width, device=device) - (width - width // 2)
         y, x = torch.meshgrid(rows, columns, indexing="ij")
+        number = number if increase_index else min(number, 1)
         parts.append(torch.stack((torch.full_like(y, number), y, x), dim=-1).flatten(0, 1))
     return torch.cat(parts)
