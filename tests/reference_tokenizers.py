@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 
-from transformers import AddedToken, CLIPTokenizer, Qwen2Tokenizer
+from tokenizers.processors import TemplateProcessing
+from transformers import AddedToken, CLIPTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
 
-from darkroom.tokenizers import clip, qwen
+from darkroom.tokenizers import clip, qwen, t5
 
 
 def clip_tokenizer(pad_token: str = "<|endoftext|>") -> CLIPTokenizer:
@@ -25,3 +26,10 @@ def qwen_tokenizer() -> Qwen2Tokenizer:
     tokenizer = Qwen2Tokenizer(vocab=model["vocab"], merges=merges)
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in qwen.ADDED])
     return tokenizer
+
+
+def t5_tokenizer() -> PreTrainedTokenizerFast:
+    """T5's; the vocabulary itself is checked in tests/tokenizers/test_t5.py."""
+    backend = type(t5._tokenizer()).from_str(t5._tokenizer().to_str())
+    backend.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", t5.EOS)])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", pad_token="<pad>")

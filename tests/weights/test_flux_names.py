@@ -8,14 +8,13 @@ from diffusers.loaders.single_file_utils import (
     convert_chroma_transformer_checkpoint_to_diffusers,
     convert_flux_transformer_checkpoint_to_diffusers,
 )
-from tests.families.flux_reference import of_width, randomise
+from tests.families.flux_reference import by_rules, of_width, randomise
 from torch import Tensor
 
 from darkroom.families.chroma.model import Chroma, ChromaNetConfig
 from darkroom.families.flux.model import Flux, FluxNetConfig
 from darkroom.nets.flux_blocks import StreamsConfig
 from darkroom.weights.flux_names import FLUX_NAMES, NET
-from darkroom.weights.index import TensorIndex, TensorInfo
 
 STREAMS = StreamsConfig(context_dim=24, hidden_size=32, head_size=16, mlp_size=128, depth=2, depth_single=11)
 FLUX = FluxNetConfig(STREAMS, vector_dim=16, time_dim=32)
@@ -30,17 +29,8 @@ def state(kind: str) -> dict[str, Tensor]:
     return dict(net.state_dict())
 
 
-def by_rules(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    index = TensorIndex(TensorInfo(name, tuple(t.shape), "f32") for name, t in tensors.items())
-    made: dict[str, Tensor] = {}
-    for name, recipe in FLUX_NAMES.apply(index).recipes.items():
-        tensor = recipe.make(*(tensors[source.name] for source in recipe.sources))
-        assert isinstance(tensor, Tensor)
-        made[name] = tensor
-    return made
-
-
-def assert_native(made: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def assert_native(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    made = by_rules(tensors, FLUX_NAMES)
     assert made.keys() == {NET + name for name in expected}
     assert all(torch.equal(made[NET + name], tensor) for name, tensor in expected.items())
 
@@ -54,13 +44,13 @@ def test_diffusers_names_lead_to_the_authors(kind: str, prefix: str) -> None:
     }[kind]
     theirs = of_width(convert, STREAMS.hidden_size)(state(kind))
 
-    assert_native(by_rules({prefix + name: tensor for name, tensor in theirs.items()}), state(kind))
+    assert_native({prefix + name: tensor for name, tensor in theirs.items()}, state(kind))
 
 
 @BOTH
 @pytest.mark.parametrize("prefix", ["", "diffusion_model.", NET])
 def test_the_authors_names_stay(kind: str, prefix: str) -> None:
-    assert_native(by_rules({prefix + name: tensor for name, tensor in state(kind).items()}), state(kind))
+    assert_native({prefix + name: tensor for name, tensor in state(kind).items()}, state(kind))
 
 
 @BOTH
@@ -69,4 +59,4 @@ def test_norms_may_have_weights_instead_of_scales(kind: str) -> None:
         name.removesuffix("scale") + "weight" * name.endswith("scale"): t for name, t in state(kind).items()
     }
     assert not any(name.endswith("scale") for name in renamed)
-    assert_native(by_rules(renamed), state(kind))
+    assert_native(renamed, state(kind))
