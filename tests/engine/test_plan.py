@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,9 @@ def test_each_image_has_its_seed() -> None:
 
 def test_a_negative_seed_becomes_some_other() -> None:
     assert plan(seed=-1).seeds[0] >= 0
+
+
+def test_a_side_that_the_network_cannot_place_is_refused() -> None:
+    defaults = replace(DEFAULTS, longest_side=512)
+    with pytest.raises(RequestError, match="size: 576x256 is more than this model can place; up to 512"):
+        make_plan(GenerationRequest(width=520, height=256), defaults)

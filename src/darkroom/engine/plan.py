@@ -148,4 +148,9 @@ def _size(request: GenerationRequest, defaults: SampleDefaults, fallback: tuple[
     width, height = (-(-side // multiple) * multiple for side in asked)
     if (width, height) != asked:
         logger.warning("size: %dx%d becomes %dx%d, multiples of %d", *asked, width, height, multiple)
+    if defaults.longest_side is not None and max(width, height) > defaults.longest_side:
+        raise RequestError(
+            f"size: {width}x{height} is more than this model can place; "
+            f"up to {defaults.longest_side} pixels a side work"
+        )
     return width, height

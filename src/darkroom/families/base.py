@@ -56,6 +56,7 @@ class SampleDefaults:
 
     guidance: what a network distilled with guidance is told, or None for one that takes none.
     flow_shift: of the noise levels of flow models; None for the prediction's own.
+    longest_side: pixels that the network can place on a side, or None where there is no end.
     patch: latent pixels that a token covers in each direction; the `flux` schedule and its like count tokens.
     resolution_shift: how the `flux` schedule follows the picture's size.
     """
@@ -70,6 +71,7 @@ class SampleDefaults:
     clip_skip: int = 1
     guidance: float | None = None
     flow_shift: float | None = None
+    longest_side: int | None = None
     patch: int = 1
     resolution_shift: ResolutionShift = FLUX_SHIFT
 
