@@ -109,7 +109,9 @@ def initial_noise() -> Tensor:
     return QwenImagePipeline._pack_latents(noise, 1, 16, SIZE // 8, SIZE // 8)
 
 
-def test_the_picture_is_diffusers(pipe: QwenImagePipeline, folder: Path, files: EngineConfig) -> None:
+def test_the_picture_is_diffusers(
+    pipe: QwenImagePipeline, folder: Path, files: EngineConfig, caplog: pytest.LogCaptureFixture
+) -> None:
     theirs = pipe(
         PROMPT,
         true_cfg_scale=1.0,
@@ -121,6 +123,7 @@ def test_the_picture_is_diffusers(pipe: QwenImagePipeline, folder: Path, files: 
     ours = draw(CONFIG.model_copy(update={"model": folder}))
     assert np.abs(ours - pixels(theirs)).max() <= 1
     assert np.array_equal(draw(files), ours)
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
 def test_the_edited_picture_is_diffusers(

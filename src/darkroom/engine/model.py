@@ -144,7 +144,7 @@ def _check_roles(files: Mapping[Role, Checkpoint], family: Family[Any], view: Te
     known = {companion.role for companion in family.companions}
     for role, file in files.items():
         prefix = family.prefix(role)
-        if role not in (Role.MODEL, *known):
+        if role not in (Role.MODEL, Role.DIFFUSION_MODEL, *known):
             logger.warning("%s: %s has no use for %s", role.flag, family.title, file.path.name)
         elif not any(name.startswith(prefix) for name in view.index):
             examples = ", ".join(list(file.index)[:3])
