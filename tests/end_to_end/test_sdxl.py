@@ -279,3 +279,24 @@ def test_swapped_encoders_are_named(state: State, tmp_path: Path) -> None:
         CheckpointError, match=r"--clip_g: this is .*no text_projection.*SDXL needs the OpenCLIP"
     ):
         Engine.load(EngineConfig(**files))  # type: ignore[arg-type]
+
+
+def test_nine_input_channels_inpaint(state: State, tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    conv_in = UNET + "input_blocks.0.0.weight"
+    save_file({**state, conv_in: torch.randn(64, 9, 3, 3) * 0.1}, path := tmp_path / "inpaint.safetensors")
+    rgb = np.random.default_rng(0).integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8)
+    Image.fromarray(rgb).save(init := tmp_path / "init.png")
+    masks = {"left": np.s_[:, : SIZE // 2], "right": np.s_[:, SIZE // 2 :]}
+    drawn = []
+    with Engine.load(EngineConfig(model=path, compute_type=ComputeType.F32, threads=1)) as engine:
+        for name, half in masks.items():
+            mask = np.zeros((SIZE, SIZE), dtype=np.uint8)
+            mask[half] = 255
+            Image.fromarray(mask).save(tmp_path / f"{name}.png")
+            request = GenerationRequest(
+                prompt="a cat", steps=2, strength=1.0, init_image=init, mask_image=tmp_path / f"{name}.png"
+            )
+            drawn.append(np.asarray(engine.generate(request).images[0]))
+    assert drawn[0].shape == (SIZE, SIZE, 3)
+    assert np.abs(drawn[0].astype(int) - drawn[1]).max() > 5

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from torch import Tensor
 
+from darkroom.api.names import PredictionType, Scheduler
 from darkroom.layers.embed import timestep_embedding
 from darkroom.nets.unet import UNetConfig, UNetModel
+from darkroom.sampling.prediction import make_prediction
+from darkroom.sampling.schedules import get_sigmas
 
 SD1 = UNetConfig(model_channels=32, channel_mult=(1, 2, 4, 4), context_dim=24)
 SD2 = UNetConfig(model_channels=64, channel_mult=(1, 2), num_res_blocks=(2, 2), transformer_depth=(1, 0),
@@ -78,6 +82,16 @@ def diffusers_unet(config: UNetConfig, state: dict[str, Tensor]) -> UNet2DCondit
     return reference.eval()
 
 
+def random_vector(config: UNetConfig) -> tuple[Tensor | None, dict[str, Tensor] | None]:
+    """SDXL's vector (2, D) of text and sizes, as it is and as diffusers takes it; None for other UNets."""
+    if config.adm_in_channels is None:
+        return None, None
+    pooled = torch.randn(2, config.adm_in_channels - 6 * SIZES)
+    sizes = torch.tensor([[64.0, 96, 0, 0, 64, 96], [64, 96, 8, 4, 32, 32]])
+    y = torch.cat((pooled, timestep_embedding(sizes.flatten(), SIZES).view(2, -1)), dim=1)
+    return y, {"text_embeds": pooled, "time_ids": sizes}
+
+
 @CONFIGS
 @torch.inference_mode()
 def test_output_equals_diffusers(config: UNetConfig) -> None:
@@ -86,18 +100,42 @@ def test_output_equals_diffusers(config: UNetConfig) -> None:
     x = torch.randn(2, config.in_channels, 16, 24)
     t = torch.tensor([999.0, 3.5])
     context = torch.randn(2, 77, config.context_dim)
-
-    y, added = None, None
-    if config.adm_in_channels is not None:
-        pooled = torch.randn(2, config.adm_in_channels - 6 * SIZES)
-        sizes = torch.tensor([[64.0, 96, 0, 0, 64, 96], [64, 96, 8, 4, 32, 32]])
-        y = torch.cat((pooled, timestep_embedding(sizes.flatten(), SIZES).view(2, -1)), dim=1)
-        added = {"text_embeds": pooled, "time_ids": sizes}
+    y, added = random_vector(config)
 
     expected = reference(x, t, context, added_cond_kwargs=added).sample
     got = net(x.contiguous(memory_format=torch.channels_last), t, context, y)
 
     assert (got - expected).abs().max() / expected.abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("config", [SDXL, SSD_1B, VEGA], ids=("sdxl", "ssd-1b", "vega"))
+@torch.inference_mode()
+def test_a_short_run_in_bfloat16_stays_near_diffusers(config: UNetConfig) -> None:
+    net = random_unet(config)
+    reference = diffusers_unet(config, net.state_dict())
+    net.bfloat16()
+    context = torch.randn(2, 77, config.context_dim)
+    y, added = random_vector(config)
+    assert y is not None
+    start = torch.randn(2, 4, 16, 16)
+    scheduler = EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="linspace"
+    )
+    scheduler.set_timesteps(5)
+    exact = start * scheduler.sigmas[0]
+    for t in scheduler.timesteps:
+        eps = reference(scheduler.scale_model_input(exact, t), t, context, added_cond_kwargs=added).sample
+        exact = scheduler.step(eps, t, exact).prev_sample
+
+    prediction = make_prediction(PredictionType.EPS)
+    sigmas = get_sigmas(Scheduler.DISCRETE, 5, prediction).tolist()
+    x = start * sigmas[0]
+    for sigma, following in pairwise(sigmas):
+        timesteps = torch.full((2,), prediction.timestep(sigma))
+        inputs = (prediction.scale_input(x, sigma).bfloat16(), timesteps, context.bfloat16(), y.bfloat16())
+        denoised = prediction.denoised(net(*inputs), x, sigma)
+        x = x + (x - denoised) / sigma * (following - sigma)
+    assert (x - exact).norm() / exact.norm() < 2e-2
 
 
 @CONFIGS
