@@ -127,8 +127,8 @@ def _finite(x: Tensor) -> Tensor:
     return x.nan_to_num() if x.dtype == torch.float16 else x
 
 
-class ContextBlock(nn.Module):
-    """A transformer block with norms before and after each part, x: (b, l, D)  ->  (b, l, D)."""
+class TransformerBlock(nn.Module):
+    """Attention and feed-forward, with norms before and after each."""
 
     def __init__(self, config: ZImageTransformerConfig) -> None:
         super().__init__()
@@ -139,20 +139,24 @@ class ContextBlock(nn.Module):
         self.ffn_norm1 = RMSNorm(config.width, EPS)
         self.ffn_norm2 = RMSNorm(config.width, EPS)
 
+
+class ContextBlock(TransformerBlock):
+    """For text alone, which knows no timestep; x: (b, l, D), rope: (l, d/2, 2)  ->  (b, l, D)."""
+
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:  # noqa: D102
         x = x + self.attention_norm2(self.attention(self.attention_norm1(x), rope))
         out: Tensor = x + self.ffn_norm2(self.feed_forward(self.ffn_norm1(x)))
         return out
 
 
-class Block(ContextBlock):
-    """The same with scales and gates from the timestep's embedding, emb: (b, 1, D_time)."""
+class ModulatedBlock(TransformerBlock):
+    """Scaled and gated by the timestep's embedding; emb: (b, 1, D_time), x, rope as above  ->  (b, l, D)."""
 
     def __init__(self, config: ZImageTransformerConfig) -> None:
         super().__init__(config)
         self.adaLN_modulation = nn.ModuleList((Linear(config.time_width, 4 * config.width),))
 
-    def forward(self, x: Tensor, rope: Tensor, emb: Tensor) -> Tensor:  # type: ignore[override]  # noqa: D102
+    def forward(self, x: Tensor, rope: Tensor, emb: Tensor) -> Tensor:  # noqa: D102
         scale_attn, gate_attn, scale_mlp, gate_mlp = self.adaLN_modulation[0](emb).chunk(4, dim=-1)
         h = modulated_rms_norm(x, self.attention_norm1.weight, scale_attn, EPS)
         h = self.attention(h, rope)
@@ -210,9 +214,9 @@ class ZImageTransformer(nn.Module):
         self.t_embedder = TimestepEmbedder(config)
         self.x_pad_token = nn.Parameter(torch.zeros(1, config.width))
         self.cap_pad_token = nn.Parameter(torch.zeros(1, config.width))
-        self.noise_refiner = nn.ModuleList(Block(config) for _ in range(config.num_refiners))
+        self.noise_refiner = nn.ModuleList(ModulatedBlock(config) for _ in range(config.num_refiners))
         self.context_refiner = nn.ModuleList(ContextBlock(config) for _ in range(config.num_refiners))
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(ModulatedBlock(config) for _ in range(config.num_layers))
         self.final_layer = FinalLayer(config)
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
