@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -100,12 +101,24 @@ def test_pictures_are_diffusers(tmp_path: Path, is_sd2: bool, prediction: str) -
         latents=initial_noise(),
     ).images[0]
     pipe.save_pretrained(tmp_path)
+    parts = {
+        "diffusion_model": tmp_path / "unet/diffusion_pytorch_model.safetensors",
+        "clip_l": tmp_path / "text_encoder/model.safetensors",
+        "vae": tmp_path / "vae/diffusion_pytorch_model.safetensors",
+    }
+    kind = PredictionType.V if prediction == "v_prediction" else PredictionType.EPS
+    for files in ({"model": tmp_path}, parts):
+        ours = draw("sd2" if is_sd2 else "sd1", files, kind)
+        assert difference(ours, theirs) <= 1
+
+
+def draw(family: str, files: Mapping[str, Path], prediction: PredictionType) -> Image.Image:
     config = EngineConfig(
-        model=tmp_path,
+        **files,  # type: ignore[arg-type]
         compute_type=ComputeType.F32,
         rng=RngType.CPU,
         threads=1,
-        prediction=PredictionType.V if prediction == "v_prediction" else PredictionType.EPS,
+        prediction=prediction,
     )
     request = GenerationRequest(
         prompt=PROMPT,
@@ -119,6 +132,5 @@ def test_pictures_are_diffusers(tmp_path: Path, is_sd2: bool, prediction: str) -
         clip_skip=1,
     )
     with Engine.load(config) as engine:
-        assert engine.model.family.name == ("sd2" if is_sd2 else "sd1")
-        ours = engine.generate(request).images[0]
-    assert difference(ours, theirs) <= 1
+        assert engine.model.family.name == family
+        return engine.generate(request).images[0]
