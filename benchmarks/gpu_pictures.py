@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from darkroom.api.config import EngineConfig
 from darkroom.api.names import Module
 from darkroom.api.request import GenerationRequest
-from darkroom.api.result import Phase
+from darkroom.api.result import Phase, Progress
 from darkroom.engine.engine import Engine
 
 # Which option names the file of a network, by how the work begins its name.
@@ -120,8 +120,13 @@ def read_plainly(paths: Iterable[Path]) -> float:
 
 def draw(engine: Engine, steps: int, prompt: str) -> Mapping[Phase, float]:
     """Seconds of each phase of a picture."""
+
+    def wait_at_the_end(progress: Progress) -> None:
+        if progress.step == progress.steps:
+            torch.cuda.synchronize()
+
     request = GenerationRequest(prompt=prompt, steps=steps, width=1024, height=1024)
-    return engine.generate(request, lambda progress: torch.cuda.synchronize()).timings
+    return engine.generate(request, wait_at_the_end).timings
 
 
 if __name__ == "__main__":
