@@ -1,4 +1,4 @@
-"""Fields of a block: how the decoders take bytes apart. Blocks are uint8 (n, nbytes), one block a row."""
+"""Fields of a block: how bytes are taken apart and put together. Blocks are uint8 (n, nbytes), one a row."""
 
 from __future__ import annotations
 
@@ -47,3 +47,17 @@ def planes(field: Tensor, shifts: tuple[int, ...], mask: int, width: int) -> Ten
 def nibbles(field: Tensor, width: int) -> Tensor:
     """Low halves of each run of `width` bytes, then its high halves: (n, k width) -> (n, 2 k width) uint8."""
     return planes(field, (0, 4), 0x0F, width).flatten(1)
+
+
+def join_planes(fields: Tensor, shifts: tuple[int, ...], width: int) -> Tensor:
+    """The bytes that `planes` takes apart: (n, k * len(shifts) * width) uint8 -> (n, k * width)."""
+    runs = fields.reshape(fields.shape[0], -1, len(shifts), width)
+    joined = runs[:, :, 0] << shifts[0]
+    for i, shift in enumerate(shifts[1:], 1):
+        joined |= runs[:, :, i] << shift
+    return joined.flatten(1)
+
+
+def f16_bytes(values: Tensor) -> Tensor:
+    """Numbers as float16: (n, k) -> (n, 2 k) uint8."""
+    return values.to(torch.float16).contiguous().view(torch.uint8)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from darkroom.quant.gguf import iq, k, legacy, small
+from darkroom.quant.gguf import encode_k, encode_legacy, encode_small, iq, k, legacy, small
 
 Codec = Callable[[Tensor], Tensor]
 
 CHUNK = 1 << 18
-"""Elements decoded at a time: 1 MiB of float32 and temporaries of that order, whatever the tensor's size."""
+"""Elements at a time: 1 MiB of float32 and temporaries of that order, whatever the tensor's size."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,24 @@ BLOCK_TYPES: dict[str, BlockType] = {
 }
 
 ENCODERS: dict[str, Codec] = {
-    "q4_0": legacy.encode_q4_0,
-    "q4_1": legacy.encode_q4_1,
-    "q5_0": legacy.encode_q5_0,
-    "q5_1": legacy.encode_q5_1,
-    "q8_0": legacy.encode_q8_0,
+    "q4_0": encode_legacy.encode_q4_0,
+    "q4_1": encode_legacy.encode_q4_1,
+    "q5_0": encode_legacy.encode_q5_0,
+    "q5_1": encode_legacy.encode_q5_1,
+    "q8_0": encode_legacy.round_q8_0,
+    "q2_k": encode_k.encode_q2_k,
+    "q3_k": encode_k.encode_q3_k,
+    "q4_k": encode_k.encode_q4_k,
+    "q5_k": encode_k.encode_q5_k,
+    "q6_k": encode_k.encode_q6_k,
+    "iq4_nl": encode_small.encode_iq4_nl,
+    "iq4_xs": encode_small.encode_iq4_xs,
+    "tq1_0": encode_small.encode_tq1_0,
+    "tq2_0": encode_small.encode_tq2_0,
+    "mxfp4": encode_small.encode_mxfp4,
+    "nvfp4": encode_small.encode_nvfp4,
 }
+"""The types that can be written; the iq1, iq2 and iq3 types would need statistics of the model in use."""
 
 
 def decode(data: Tensor, format: str, dtype: torch.dtype) -> Tensor:
@@ -73,15 +85,14 @@ def decode(data: Tensor, format: str, dtype: torch.dtype) -> Tensor:
     block = BLOCK_TYPES[format]
     blocks = data.view(-1, block.nbytes)
     out = torch.empty(blocks.shape[0], block.elements, dtype=dtype, device=data.device)
-    # a GPU wants few large launches, a CPU small temporaries
-    step = (CHUNK if data.device.type == "cpu" else 64 * CHUNK) // block.elements
+    step = _chunk(data.device) // block.elements
     for start in range(0, blocks.shape[0], step):
         out[start : start + step] = block.decode(blocks[start : start + step])
     return out.flatten()
 
 
 def encode(weight: Tensor, format: str) -> Tensor:
-    """The blocks of `weight`, uint8 (nbytes,).
+    """The blocks of `weight`, uint8 (nbytes,), on its device.
 
     weight: any shape and float type; its number of elements must be whole blocks.
     """
@@ -92,7 +103,12 @@ def encode(weight: Tensor, format: str) -> Tensor:
         )
     rows = weight.reshape(-1, block.elements)
     out = torch.empty(rows.shape[0], block.nbytes, dtype=torch.uint8, device=weight.device)
-    step = CHUNK // block.elements
+    step = _chunk(weight.device) // block.elements
     for start in range(0, rows.shape[0], step):
         out[start : start + step] = encoder(rows[start : start + step].to(torch.float32))
     return out.flatten()
+
+
+def _chunk(device: torch.device) -> int:
+    """Elements for one step: a GPU wants few large launches, a CPU temporaries that fit its cache."""
+    return CHUNK if device.type == "cpu" else 64 * CHUNK

@@ -47,10 +47,15 @@ def decode_tq2_0(blocks: Tensor) -> Tensor:
 
 def decode_mxfp4(blocks: Tensor) -> Tensor:
     """32 e2m1 floats and a power of two (e8m0)."""
-    exponent = blocks[:, :1].to(torch.int32)
-    # half of 2^(e - 127); e below 2 is subnormal in float32
+    d = e8m0_halves(blocks[:, :1].to(torch.int32))
+    return d * _table(E2M1_VALUES, blocks)[nibbles(blocks[:, 1:], 16).int()]
+
+
+def e8m0_halves(exponent: Tensor) -> Tensor:
+    """Half of 2^(e - 127) for each e, int32."""
+    # e below 2 is subnormal in float32
     bits = torch.where(exponent < 2, 0x00200000 << exponent.clamp(max=1), (exponent - 1) << 23)
-    return bits.view(torch.float32) * _table(E2M1_VALUES, blocks)[nibbles(blocks[:, 1:], 16).int()]
+    return bits.view(torch.float32)
 
 
 def decode_nvfp4(blocks: Tensor) -> Tensor:
