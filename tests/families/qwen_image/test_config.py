@@ -159,7 +159,7 @@ KL_VAE = TensorIndex(
         (Role.LLM, QWEN_3B, r"--llm: this is Qwen2.5 3B.* \(it gives text of width 2048, not 3584\)"),
         (Role.LLM, QWEN_3, r"--llm: this is Qwen3.* \(its attention is not Qwen2.5's\)"),
         (Role.LLM, MMPROJ, r"--llm: this is a vision tower without a language model \(an mmproj file\)"),
-        (Role.LLM_VISION, MMPROJ_3B, r"--llm_vision: .* \(it sees of width 2048, not 3584\)"),
+        (Role.LLM_VISION, MMPROJ_3B, r"--llm_vision: .* \(it gives embeddings of width 2048, not 3584\)"),
         (Role.LLM_VISION, LLM_GGUF, r"--llm_vision: this is "),
         (Role.VAE, KL_VAE, r"--vae: this is a KL autoencoder with 16 latent channels \(SD3 or Flux.1\)"),
         (Role.VAE, LAYERED_VAE, r"--vae: .* \(it is for pictures with transparency\)"),

@@ -113,7 +113,7 @@ def detect(index: TensorIndex) -> QwenImageConfig | None:
             LLM_VISION,
             TITLE,
             QwenVisionConfig.from_shapes,
-            lambda tower: _unfit_width("sees", tower.text_size, llm.hidden_size),
+            lambda tower: _unfit_width("gives embeddings", tower.text_size, llm.hidden_size),
         )
     vae = read_companion(index, VAE, TITLE, WanConfig.from_shapes, _unfit_vae)
     return QwenImageConfig(transformer, llm, vision, vae)
