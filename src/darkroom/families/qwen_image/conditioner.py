@@ -103,9 +103,9 @@ def _look(te: nn.Module, image: Image.Image, config: QwenImageConfig) -> Picture
     """Resized twice, as the authors do: to an area, and then to whole cells of patches."""
     if config.vision is None:
         raise RequestError(
-            f"--ref-image: reference images need {LLM_VISION.title}; give its file with {LLM_VISION.role.flag}, for "
-            f"example {LLM_VISION.files[0]}, or hide them from the text encoder with "
-            "--ref-image-args pass_to_vlm=false"
+            f"--ref-image: reference images need {LLM_VISION.title}; give its file with "
+            f"{LLM_VISION.role.flag}, for example {LLM_VISION.files[0]}, or hide them from the text encoder "
+            "with --ref-image-args pass_to_vlm=false"
         )
     tower = cast("QwenVisionModel", te.llm_vision)
     size = area_size(*image.size, PICTURE_AREA if config.numbers_pictures else REFERENCE_AREA)
