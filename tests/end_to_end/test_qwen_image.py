@@ -126,6 +126,22 @@ def test_the_picture_is_diffusers(
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
+def test_the_guided_picture_is_diffusers(pipe: QwenImagePipeline, files: EngineConfig) -> None:
+    theirs = pipe(
+        PROMPT,
+        negative_prompt=" ",
+        true_cfg_scale=30.0,
+        height=SIZE,
+        width=SIZE,
+        num_inference_steps=STEPS,
+        latents=initial_noise(),
+    ).images[0]
+    guided = REQUEST.model_copy(update={"cfg_scale": 30.0})  # small networks listen little
+    assert np.abs(draw(files, guided) - pixels(theirs)).max() <= 1
+    plain = guided.model_copy(update={"extra_sample_args": "keep_norm=false"})
+    assert np.abs(draw(files, plain) - pixels(theirs)).max() > 5
+
+
 def test_the_edited_picture_is_diffusers(
     pipe: QwenImagePipeline, files: EngineConfig, tmp_path: Path
 ) -> None:

@@ -63,7 +63,7 @@ def test_decoding_is_replayed_apart_from_calls(cuda: torch.device) -> None:
     for _ in range(4):
         x = torch.randn(2, 8, device=cuda)
         assert torch.equal(fast.decode(x), x + 1)  # type: ignore[arg-type]
-    assert [method for method, _ in fast._recordings] == ["decode"]
+    assert [method for method, *_ in fast._recordings] == ["decode"]
 
 
 @pytest.mark.gpu

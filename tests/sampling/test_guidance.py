@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from darkroom.api.names import PredictionType
@@ -11,6 +12,7 @@ from darkroom.sampling.extra_args import parse_extra_args
 from darkroom.sampling.guidance import (
     Guidance,
     ProjectedGuidance,
+    keep_norm,
     keep_unmasked,
     make_denoiser,
     parse_guidance_schedule,
@@ -228,6 +230,24 @@ def test_momentum_starts_anew_with_each_denoiser(network: Network) -> None:
         make_denoiser(network, EPS, cond(COND), cond(UNCOND), guidance, SIGMAS)(x, 14.0).x0 for _ in range(2)
     )
     assert torch.equal(first, second)
+
+
+def test_tokens_keep_the_norm_of_the_conditional_prediction() -> None:
+    cond, guided = torch.randn(2, 3, 4, 6), torch.randn(2, 3, 4, 6)
+    kept = keep_norm(guided, cond, 2)
+    for row, column in ((0, 0), (2, 4)):
+        tokens = (x[:, :, row : row + 2, column : column + 2].flatten(1) for x in (kept, cond, guided))
+        of_kept, of_cond, of_guided = tokens
+        torch.testing.assert_close(of_kept.norm(dim=1), of_cond.norm(dim=1))
+        torch.testing.assert_close(F.cosine_similarity(of_kept, of_guided), torch.ones(2))
+    assert torch.equal(
+        keep_norm(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2), 2), torch.zeros(1, 1, 2, 2)
+    )
+
+
+@pytest.mark.parametrize(("text", "patch"), [("", 2), ("keep_norm=false", 0), ("apg_eta=1", 2)])
+def test_keeping_norms_can_be_refused(text: str, patch: int) -> None:
+    assert Guidance.parse(4.0, parse_extra_args(text), norm_patch=2).norm_patch == patch
 
 
 def test_unmasked_latents_are_kept() -> None:

@@ -35,7 +35,7 @@ class Plan:
 
     seeds: one for each image. scheduler: None leaves the choice to sampler and prediction.
     sigmas: noise levels given by hand, or None for the schedule's.
-    distilled_guidance: what a distilled network is told, or None.
+    norm_patch: see Guidance. distilled_guidance: what a distilled network is told, or None.
     flow_shift: of the noise levels of flow models, or None for the prediction's own.
     init_image, mask: cut to width x height; the mask is white where the picture is drawn anew.
     references: reference images at their own size.
@@ -47,6 +47,7 @@ class Plan:
     height: int
     steps: int
     cfg_scale: float
+    norm_patch: int
     distilled_guidance: float | None
     flow_shift: float | None
     eta: float
@@ -67,7 +68,10 @@ class Plan:
     @cached_property
     def guidance(self) -> Guidance:
         """How strongly the prompt is followed, and whether the negative prompt is needed at all."""
-        return Guidance.parse(self.cfg_scale, self.extra, needs_uncond=self.method in NEEDS_UNCOND)
+        needs_uncond = self.method in NEEDS_UNCOND
+        return Guidance.parse(
+            self.cfg_scale, self.extra, needs_uncond=needs_uncond, norm_patch=self.norm_patch
+        )
 
 
 def make_plan(
@@ -115,6 +119,7 @@ def make_plan(
         height=height,
         steps=len(request.sigmas) - 1 if request.sigmas else request.steps or defaults.steps,
         cfg_scale=defaults.cfg_scale if request.cfg_scale is None else request.cfg_scale,
+        norm_patch=defaults.norm_patch,
         distilled_guidance=_distilled_guidance(request, defaults),
         flow_shift=defaults.flow_shift if request.flow_shift is None else request.flow_shift,
         eta=default_eta(method) if request.eta is None else request.eta,

@@ -59,6 +59,7 @@ class SampleDefaults:
     longest_side: pixels that the network can place on a side, or None where there is no end.
     patch: latent pixels that a token covers in each direction; the `flux` schedule and its like count tokens.
     resolution_shift: how the `flux` schedule follows the picture's size.
+    norm_patch: latent pixels on a side of the tokens whose norm guidance leaves alone; 0 for none.
     """
 
     method: SampleMethod
@@ -74,6 +75,7 @@ class SampleDefaults:
     longest_side: int | None = None
     patch: int = 1
     resolution_shift: ResolutionShift = FLUX_SHIFT
+    norm_patch: int = 0
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from darkroom.layers import blocked_attention, kernels
 
@@ -13,6 +14,10 @@ _MAX_FUSED_WIDTH = 256
 
 # The scores that wide heads hold at a time.
 _WIDE_BLOCK_BYTES = 256 << 20
+
+# Texts have all lengths, and for each new one cuDNN takes up to a second to compile its masked kernel.
+_SHORT = 1024
+_READY_MADE = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 def attention(
@@ -29,6 +34,9 @@ def attention(
         return blocked_attention.attention(q, k, v)
     if is_plain and kernels.usable(q) and q.shape[-1] > _MAX_FUSED_WIDTH:
         return _wide_attention(q, k, v)
+    if mask is not None and kernels.usable(q) and q.shape[-2] <= _SHORT:
+        with sdpa_kernel(_READY_MADE):
+            return F.scaled_dot_product_attention(q, k, v, mask, scale=scale)
     return F.scaled_dot_product_attention(q, k, v, mask, scale=scale)
 
 

@@ -17,6 +17,7 @@ KNOWN_KEYS = frozenset(
     {
         *(
             "guidance_schedule",
+            "keep_norm",
             "apg_eta",
             "apg_momentum",
             "apg_norm_threshold",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from darkroom.sampling.extra_args import ExtraArgs
@@ -39,18 +40,25 @@ class Guidance:
     cfg_scale: 1 is the plain conditional prediction, 0 the unconditional one.
     schedule: scales of the last steps, the one of the very last step first; earlier steps take cfg_scale.
     needs_uncond: the sampler uses the unconditional prediction itself.
+    norm_patch: the guided prediction keeps the conditional one's norm in each token of so many latent pixels
+    a side (`keep_norm`); 0 lets norms grow.
     """
 
     cfg_scale: float = 1.0
     schedule: tuple[float, ...] = ()
     projected: ProjectedGuidance | None = None
     needs_uncond: bool = False
+    norm_patch: int = 0
 
     @classmethod
-    def parse(cls, cfg_scale: float, extra: ExtraArgs, *, needs_uncond: bool = False) -> Guidance:
+    def parse(
+        cls, cfg_scale: float, extra: ExtraArgs, *, needs_uncond: bool = False, norm_patch: int = 0
+    ) -> Guidance:
         """With what `--extra-sample-args` says about guidance."""
         schedule = parse_guidance_schedule(extra.text("guidance_schedule"))
-        return cls(cfg_scale, schedule, ProjectedGuidance.parse(extra), needs_uncond)
+        if not extra.switch("keep_norm", norm_patch > 0):
+            norm_patch = 0
+        return cls(cfg_scale, schedule, ProjectedGuidance.parse(extra), needs_uncond, norm_patch)
 
     def scales(self, steps: int) -> tuple[float, ...]:
         """The scale of each of `steps` steps, first to last."""
@@ -203,7 +211,8 @@ class _Denoiser:
     def _guide(self, cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
         rule = self._guidance.projected
         if rule is None:
-            return torch.lerp(uncond, cond, scale)
+            guided = torch.lerp(uncond, cond, scale)
+            return keep_norm(guided, cond, self._guidance.norm_patch) if self._guidance.norm_patch else guided
         delta = rule.project(cond, uncond, self._last_delta)
         if rule.momentum != 0:
             self._last_delta = delta
@@ -221,6 +230,19 @@ class _Denoiser:
             both = _join(cond, uncond) if self._batched and uncond is not None else None
             self._expanded[n] = (cond, uncond, both)
         return self._expanded[n]
+
+
+def keep_norm(guided: Tensor, cond: Tensor, patch: int) -> Tensor:
+    """`guided` with the norm that `cond` has in each token, patch x patch latent pixels of all channels.
+
+    Both (n, c, h, w), h and w multiples of patch. Rule of the pipelines of Qwen-Image's authors.
+    """
+
+    def mean_square(x: Tensor) -> Tensor:
+        return F.avg_pool2d(x.float().square().mean(1, keepdim=True), patch)  # (n, 1, h / patch, w / patch)
+
+    ratio = (mean_square(cond) / mean_square(guided)).sqrt().nan_to_num(1, 1, 1)
+    return guided * F.interpolate(ratio, scale_factor=patch).to(guided.dtype)
 
 
 def _expand(value: Any, n: int) -> Any:  # noqa: ANN401

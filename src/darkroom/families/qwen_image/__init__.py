@@ -121,6 +121,7 @@ class QwenImage(Family[QwenImageConfig]):
             size_multiple=config.vae.downscale * PATCH,
             patch=PATCH,
             resolution_shift=SHIFT,
+            norm_patch=PATCH,
         )
 
 
