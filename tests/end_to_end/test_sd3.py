@@ -115,6 +115,26 @@ def test_gguf_gives_the_same_picture(
     assert difference(draw(model=all_in_one, diffusion_model=tmp_path / "net.gguf"), picture) == 0
 
 
+def test_scaled_fp8_gives_the_picture_of_its_values(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+    """ComfyUI's all-in-one files: its names, factors beside the weights, marks."""
+    places = {f"text_encoders.{role}.": f"text_encoders.{role}.transformer." for role in ("clip_g", "t5xxl")}
+    scaled = {"model.diffusion_model.scaled_fp8": torch.empty(2, dtype=torch.float8_e4m3fn)}
+    exact: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        comfy = next((name.replace(old, new) for old, new in places.items() if name.startswith(old)), name)
+        if tensor.ndim != 2 or "embedding" in name or not name.endswith(".weight"):
+            scaled[comfy] = exact[name] = tensor
+            continue
+        scale = tensor.float().abs().max() / 448
+        values = (tensor.float() / scale).to(torch.float8_e4m3fn)
+        scaled |= {comfy: values, comfy.removesuffix("weight") + "scale_weight": scale}
+        exact[name] = values.float() * scale
+    save_file(scaled, tmp_path / "scaled.safetensors")
+    save_file(exact, tmp_path / "exact.safetensors")
+    pictures = [draw(model=tmp_path / f"{name}.safetensors") for name in ("scaled", "exact")]
+    assert difference(*pictures) <= 1
+
+
 def test_absent_encoders_change_the_picture(
     tensors: dict[str, Tensor], picture: Image.Image, tmp_path: Path
 ) -> None:

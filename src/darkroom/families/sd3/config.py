@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from darkroom.api.errors import CheckpointError
@@ -13,6 +14,8 @@ from darkroom.nets.te.clip import CLIPTextConfig
 from darkroom.nets.te.t5 import T5Config
 from darkroom.nets.vae.kl import KLConfig
 from darkroom.weights.index import TensorIndex
+
+logger = logging.getLogger(__name__)
 
 TITLE = "Stable Diffusion 3"
 
@@ -82,7 +85,8 @@ def detect(index: TensorIndex) -> SD3Config | None:
         raise CheckpointError(
             f"model: its diffusion network lacks {NET}{err.args[0]}; a complete file of {TITLE} is needed"
         ) from err
-    if not any(has(index, encoder) for encoder in ENCODERS):
+    absent = [encoder.role.flag for encoder in ENCODERS if not has(index, encoder)]
+    if len(absent) == len(ENCODERS):
         raise CheckpointError(
             f"{TITLE}: all text encoders are missing; give the files of one or more with "
             f"{', '.join(f'{encoder.role.flag} ({encoder.files[0]})' for encoder in ENCODERS)}"
@@ -96,7 +100,10 @@ def detect(index: TensorIndex) -> SD3Config | None:
     )
     clip_l = _read_clip_l(index, net) if has(index, CLIP_L) else None
     clip_g = _read_clip_g(index, net, clip_l) if has(index, CLIP_G) else None
-    return SD3Config(net, vae, clip_l, clip_g, _read_t5(index, net) if has(index, T5XXL) else None)
+    t5xxl = _read_t5(index, net) if has(index, T5XXL) else None
+    if absent:
+        logger.info("text: without %s, zeros stand for what it would say", " and ".join(absent))
+    return SD3Config(net, vae, clip_l, clip_g, t5xxl)
 
 
 def _read_clip_l(index: TensorIndex, net: MMDiTConfig) -> CLIPTextConfig:
