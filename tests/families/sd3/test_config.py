@@ -169,6 +169,9 @@ class TestCompanions:
 
 def test_a_broken_file_is_told() -> None:
     index = together("sd3_medium-all_in_one", {})
-    name = "model.diffusion_model.final_layer.linear.weight"
-    with pytest.raises(CheckpointError, match=f"its diffusion network lacks {name}"):
-        FAMILY.detect(TensorIndex(info for info in index.values() if info.name != name))
+    name = "final_layer.linear.weight"
+    with pytest.raises(CheckpointError, match=f"not whole or another's .'{name}'.; Stable Diff"):
+        FAMILY.detect(TensorIndex(info for info in index.values() if not info.name.endswith(name)))
+    odd = TensorInfo("model.diffusion_model.x_embedder.proj.weight", (1536, 64), "f16")
+    with pytest.raises(CheckpointError, match="not whole or another's"):
+        FAMILY.detect(TensorIndex([*index.values(), odd]))

@@ -81,9 +81,9 @@ def detect(index: TensorIndex) -> SD3Config | None:
         return None
     try:
         net = MMDiTConfig.from_shapes(index.under(NET).shapes())
-    except KeyError as err:
+    except (KeyError, ValueError) as err:
         raise CheckpointError(
-            f"model: its diffusion network lacks {NET}{err.args[0]}; a complete file of {TITLE} is needed"
+            f"model: its diffusion network is not whole or another's ({err}); {TITLE} needs a complete file"
         ) from err
     absent = [encoder.role.flag for encoder in ENCODERS if not has(index, encoder)]
     if len(absent) == len(ENCODERS):
