@@ -17,6 +17,7 @@ from darkroom.families.z_image.conditioner import MAX_TOKENS, encode
 from darkroom.families.z_image.model import TOKENS_MULTIPLE
 from darkroom.nets.te.qwen import QwenConfig, QwenTextModel
 from darkroom.nets.te.stack import TextEncoders
+from darkroom.tokenizers.qwen import QwenTokenizer
 
 PROMPTS = (
     "",
@@ -48,7 +49,7 @@ def pipeline(reference: Qwen3ForCausalLM) -> ZImagePipeline:
 
 def encoded(te: TextEncoders, *texts: str) -> list[Conditioning]:
     with torch.inference_mode():
-        return encode(te, [TextPrompt(text, 1) for text in texts])
+        return encode(te, [TextPrompt(text, 1) for text in texts], QwenTokenizer())
 
 
 def expected(pipeline: ZImagePipeline, text: str) -> Tensor:
@@ -103,5 +104,5 @@ def test_another_vocabulary_is_an_error() -> None:
     }
     with torch.device("meta"):
         te = TextEncoders(llm=QwenTextModel(QwenConfig.from_shapes(shapes)))
-    with pytest.raises(CheckpointError, match="--llm: knows 1000 tokens"):
+    with pytest.raises(CheckpointError, match="--llm: knows 1000 tokens, the prompt has token 151645"):
         encoded(te, "a")

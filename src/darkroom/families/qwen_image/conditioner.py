@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from darkroom.api.errors import RequestError
 from darkroom.core.pixels import image_to_tensor
 from darkroom.families.base import Conditioning, TextPrompt
+from darkroom.families.llm_text import tokenize
 from darkroom.families.qwen_image.config import LLM_VISION, TITLE, QwenImageConfig
+from darkroom.nets.te.clip import emphasise
 from darkroom.nets.te.qwen import QwenTextModel, image_positions
 from darkroom.nets.te.qwen_vision import CELL, QwenVisionModel, smart_size
-from darkroom.tokenizers.qwen import QwenTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -33,12 +34,10 @@ class Chat:
     system: str
     drop: int
 
-    def text(self, prompt: str) -> str:
-        """The whole chat, up to where the assistant would speak."""
-        return (
-            f"<|im_start|>system\n{self.system}<|im_end|>\n<|im_start|>user\n{prompt}<|im_end|>\n"
-            "<|im_start|>assistant\n"
-        )
+    @property
+    def before(self) -> str:
+        """What stands before the prompt."""
+        return f"<|im_start|>system\n{self.system}<|im_end|>\n<|im_start|>user\n"
 
 
 DRAW = Chat(
@@ -52,6 +51,8 @@ EDIT = Chat(
     "meets the user's requirements while maintaining consistency with the original input where appropriate.",
     64,
 )
+
+AFTER = "<|im_end|>\n<|im_start|>assistant\n"
 
 MAX_TOKENS = 1024
 """Of a prompt without pictures; the rest is cut off."""
@@ -124,29 +125,28 @@ def _context(
     llm = cast("QwenTextModel", te.llm)
     # The authors' negative prompt for "nothing in particular" is a space.
     text = prompt.text or " " if prompt.negative else prompt.text
-    chat = DRAW
+    chat, places = (EDIT, _places(pictures, config)) if pictures else (DRAW, "")
+    text, before = text.replace(_PLACE, ""), chat.before + places
+    tokens, weights = tokenize(text, llm, config.tokenizer, before=before, after=AFTER)
     images = positions = None
-    if pictures:
-        chat, text = EDIT, _with_places(text, pictures, config)
-    tokens = QwenTokenizer().encode(chat.text(text))
     if pictures:
         images = torch.cat([picture.embeddings for picture in pictures])
         grids = [(picture.rows, picture.columns) for picture in pictures]
         positions = image_positions(tokens, grids)[:, None].to(_device(te))
     elif len(tokens) > chat.drop + MAX_TOKENS:
         logger.warning("%s: the prompt has more than %d tokens; the rest is cut off", TITLE, MAX_TOKENS)
-        tokens = tokens[: chat.drop + MAX_TOKENS]
-    states: Tensor = llm(torch.tensor([tokens], device=_device(te)), images=images, positions=positions)
-    return states[:, chat.drop :]
+        tokens, weights = tokens[: chat.drop + MAX_TOKENS], weights[: chat.drop + MAX_TOKENS]
+    states = llm(torch.tensor([tokens], device=_device(te)), images=images, positions=positions)
+    return emphasise(states, torch.tensor([weights], device=_device(te)))[:, chat.drop :]
 
 
-def _with_places(text: str, pictures: Sequence[Picture], config: QwenImageConfig) -> str:
-    """The prompt after the places where the pictures' embeddings go."""
+def _places(pictures: Sequence[Picture], config: QwenImageConfig) -> str:
+    """Where the pictures' embeddings go, before the prompt."""
     places = ""
     for number, picture in enumerate(pictures, 1):
         label = f"Picture {number}: " if config.numbers_pictures else ""
         places += f"{label}<|vision_start|>{_PLACE * len(picture.embeddings)}<|vision_end|>"
-    return places + text.replace(_PLACE, "")
+    return places
 
 
 def _device(te: nn.Module) -> torch.device:

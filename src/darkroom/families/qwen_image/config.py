@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from darkroom.api.errors import CheckpointError
 from darkroom.api.names import Role
@@ -13,6 +13,8 @@ from darkroom.families.qwen_image.model import QwenImageTransformerConfig
 from darkroom.nets.te.qwen import QwenConfig
 from darkroom.nets.te.qwen_vision import QwenVisionConfig
 from darkroom.nets.vae.wan import WanConfig
+from darkroom.tokenizers.base import TextTokenizer
+from darkroom.tokenizers.qwen import QwenTokenizer, load_tokenizer
 from darkroom.weights.index import TensorIndex
 
 TITLE = "Qwen-Image"
@@ -75,6 +77,7 @@ class QwenImageConfig:
     vision: None without the vision tower, which only reference images need.
     numbers_pictures: whether the text encoder sees reference images small, each under its number, as for
     Edit-2509 and later; the first Edit saw one picture, at the autoencoder's size. No shape tells.
+    tokenizer: the text encoder's own, or Qwen's.
     """
 
     transformer: QwenImageTransformerConfig
@@ -82,6 +85,7 @@ class QwenImageConfig:
     vision: QwenVisionConfig | None
     vae: WanConfig
     numbers_pictures: bool = True
+    tokenizer: TextTokenizer = field(default_factory=QwenTokenizer)
 
 
 def detect(index: TensorIndex) -> QwenImageConfig | None:
@@ -116,7 +120,7 @@ def detect(index: TensorIndex) -> QwenImageConfig | None:
             lambda tower: _unfit_width("gives embeddings", tower.text_size, llm.hidden_size),
         )
     vae = read_companion(index, VAE, TITLE, WanConfig.from_shapes, _unfit_vae)
-    return QwenImageConfig(transformer, llm, vision, vae)
+    return QwenImageConfig(transformer, llm, vision, vae, tokenizer=load_tokenizer(index.metadata))
 
 
 def _unfit_llm(llm: QwenConfig, width: int) -> str | None:

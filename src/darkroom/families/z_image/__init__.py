@@ -56,7 +56,7 @@ class ZImage(Family[ZImageConfig]):
     def encode(  # noqa: D102
         self, te: nn.Module, prompts: Sequence[TextPrompt], config: ZImageConfig
     ) -> Sequence[Conditioning]:
-        return encode(te, prompts)
+        return encode(te, prompts, config.tokenizer)
 
     def predict(self, net: nn.Module, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:  # noqa: D102
         out: Tensor = net(x, t, cond.context, cond.mask)

@@ -13,14 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from darkroom.api.errors import CheckpointError
 from darkroom.families.base import Conditioning, TextPrompt
+from darkroom.families.llm_text import tokenize
 from darkroom.families.z_image.config import TITLE
 from darkroom.families.z_image.model import TOKENS_MULTIPLE
 from darkroom.nets.te.clip import emphasise
 from darkroom.nets.te.qwen import QwenTextModel
-from darkroom.tokenizers.prompt import parse_weights, weigh
-from darkroom.tokenizers.qwen import VOCAB_SIZE, QwenTokenizer
+from darkroom.tokenizers.base import TextTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +33,7 @@ MAX_TOKENS = 512
 _LAYER = -2
 
 
-def encode(te: nn.Module, prompts: Sequence[TextPrompt]) -> list[Conditioning]:
+def encode(te: nn.Module, prompts: Sequence[TextPrompt], tokenizer: TextTokenizer) -> list[Conditioning]:
     """Each prompt as a context (1, l, D) and the mask of what fills it up to a multiple.
 
     One after the other: in a batch with another its numbers could differ in the last place.
@@ -42,16 +41,12 @@ def encode(te: nn.Module, prompts: Sequence[TextPrompt]) -> list[Conditioning]:
     Raises CheckpointError for a text encoder with another vocabulary.
     """
     llm = cast("QwenTextModel", te.llm)
-    if llm.config.vocab_size < VOCAB_SIZE:
-        raise CheckpointError(
-            f"--llm: knows {llm.config.vocab_size} tokens; Qwen3's vocabulary has {VOCAB_SIZE}"
-        )
-    return [_filled(_states(llm, prompt.text)) for prompt in prompts]
+    return [_filled(_states(llm, prompt.text, tokenizer)) for prompt in prompts]
 
 
-def _states(llm: QwenTextModel, text: str) -> Tensor:
+def _states(llm: QwenTextModel, text: str, tokenizer: TextTokenizer) -> Tensor:
     """(1, l, D), a state for each token of the chat."""
-    tokens, weights = weigh(parse_weights(text), QwenTokenizer(), before=BEFORE, after=AFTER)
+    tokens, weights = tokenize(text, llm, tokenizer, before=BEFORE, after=AFTER)
     if len(tokens) > MAX_TOKENS:
         logger.warning("%s: the prompt has more than %d tokens; the rest is cut off", TITLE, MAX_TOKENS)
     device = llm.model.norm.weight.device

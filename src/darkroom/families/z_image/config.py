@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from darkroom.api.errors import CheckpointError
 from darkroom.api.names import Role
@@ -12,6 +12,8 @@ from darkroom.families.z_image.keys import NET
 from darkroom.families.z_image.model import ZImageTransformerConfig
 from darkroom.nets.te.qwen import QwenConfig
 from darkroom.nets.vae.kl import KLConfig
+from darkroom.tokenizers.base import TextTokenizer
+from darkroom.tokenizers.qwen import QwenTokenizer, load_tokenizer
 from darkroom.weights.index import TensorIndex
 
 TITLE = "Z-Image"
@@ -47,11 +49,12 @@ VAE = Companion(Role.VAE, "Flux.1's autoencoder", ("ae.safetensors (Comfy-Org/z_
 
 @dataclass(frozen=True)
 class ZImageConfig:
-    """The architecture of all three networks."""
+    """The architecture of all three networks. tokenizer: the text encoder's own, or Qwen's."""
 
     transformer: ZImageTransformerConfig
     llm: QwenConfig
     vae: KLConfig
+    tokenizer: TextTokenizer = field(default_factory=QwenTokenizer)
 
 
 def detect(index: TensorIndex) -> ZImageConfig | None:
@@ -79,7 +82,8 @@ def detect(index: TensorIndex) -> ZImageConfig | None:
         )
     width = transformer.context_width
     llm = read_companion(index, LLM, TITLE, QwenConfig.from_shapes, lambda llm: _unfit_llm(llm, width))
-    return ZImageConfig(transformer, llm, read_companion(index, VAE, TITLE, KLConfig.from_shapes, _unfit_vae))
+    vae = read_companion(index, VAE, TITLE, KLConfig.from_shapes, _unfit_vae)
+    return ZImageConfig(transformer, llm, vae, load_tokenizer(index.metadata))
 
 
 def _unfit_llm(llm: QwenConfig, width: int) -> str | None:
