@@ -54,14 +54,17 @@ def encode_for_several(
 ) -> list[EncodedPrompt]:
     """Each prompt through one of a model's several text encoders; the chunks of all run as one batch.
 
-    pad, errors: as for `encode_prompts`. project: whether the vector goes through text_projection.
+    pad, errors: as for `encode_prompts`, but for a chunk that BREAK ended, which is filled with `pad`, too.
+    project: whether the vector goes through text_projection.
     """
     encoded: dict[int, EncodedPrompt] = {}
     for batch in _batches(te, prompts, pad):
-        hidden, pooled = te.hidden_and_pooled(batch.tokens, batch.clip_skip, batch.extra, project=project)
+        lengths = (batch.tokens == EOS).int().argmax(dim=1)  # (k,)
+        places = torch.arange(batch.tokens.shape[1], device=lengths.device)
+        tokens = batch.tokens.masked_fill(places > lengths[:, None], pad)
+        hidden, pooled = te.hidden_and_pooled(tokens, batch.clip_skip, batch.extra, project=project)
         for i, rows in batch.rows.items():
-            lengths = (batch.tokens[rows] == EOS).int().argmax(dim=1)
-            encoded[i] = EncodedPrompt(hidden[rows], batch.weights[rows], lengths, pooled[rows][:1])
+            encoded[i] = EncodedPrompt(hidden[rows], batch.weights[rows], lengths[rows], pooled[rows][:1])
     return [encoded[i] for i in range(len(prompts))]
 
 

@@ -160,6 +160,14 @@ def test_chunks_stand_one_after_the_other_and_the_first_is_pooled(
 
 
 @torch.no_grad()
+def test_break_fills_a_chunk_as_its_end_does(te: TextEncoders, config: SDXLConfig) -> None:
+    both = encode_one(te, config, "a black cat BREAK a dog")
+    first, second = encode_one(te, config, "a black cat "), encode_one(te, config, " a dog")
+    expected = torch.cat((first.context, second.context), dim=1)
+    torch.testing.assert_close(both.context, expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
 def test_weights_scale_both_halves_and_keep_their_mean(te: TextEncoders, config: SDXLConfig) -> None:
     plain, weighted = encode_one(te, config, "a cat"), encode_one(te, config, "a (cat:1.5)")
     expected = plain.context.clone()
