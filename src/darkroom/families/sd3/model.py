@@ -16,7 +16,7 @@ from darkroom.layers.embed import timestep_embedding
 from darkroom.layers.joint import project
 from darkroom.layers.joint_attention import Stream, joint_attention
 from darkroom.layers.linear import Linear, linear_gelu
-from darkroom.layers.norm import RMSNorm, gated_residual, modulated_layer_norm
+from darkroom.layers.norm import RMSNorm, gated_residual, gated_residual_norm, modulated_layer_norm
 
 # Of Stable Diffusion 3 medium, which has no norms in its attention that would tell.
 HEAD_WIDTH = 64
@@ -157,11 +157,13 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, attended: Tensor, modulations: Sequence[Tensor]) -> Tensor:  # noqa: D102
         gate, shift_mlp, scale_mlp, gate_mlp, *second = modulations[2:]
-        out = gated_residual(x, gate, self.attn.proj(attended))
+        y = self.attn.proj(attended)
         if self.attn2 is not None:
             shift2, scale2, gate2 = second
-            out = gated_residual(out, gate2, self.attn2(modulated_layer_norm(x, shift2, scale2)))
-        return gated_residual(out, gate_mlp, self.mlp(modulated_layer_norm(out, shift_mlp, scale_mlp)))
+            y2 = self.attn2(modulated_layer_norm(x, shift2, scale2))
+            x, gate, y = gated_residual(x, gate, y), gate2, y2
+        x, normed = gated_residual_norm(x, gate, y, shift_mlp, scale_mlp)
+        return gated_residual(x, gate_mlp, self.mlp(normed))
 
 
 class JointBlock(nn.Module):
