@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -195,6 +196,27 @@ def test_noise_levels_are_the_authors(
 
     torch.testing.assert_close(sigmas, scheduler.sigmas, atol=1e-6, rtol=0)
     assert defaults.patch * FAMILY.latent.downscale == 16
+
+
+@pytest.mark.parametrize("layout", ["dev", "schnell"])
+@pytest.mark.parametrize("tokens", [4096, 1024])
+def test_noise_levels_can_be_stable_diffusion_cpps(
+    configs: dict[str, FluxConfig], layout: str, tokens: int
+) -> None:
+    """Which counts latent pixels, four to a token, and shifts schnell's levels as well."""
+    mu = calculate_shift(4 * tokens)
+    levels = [math.exp(mu) / (math.exp(mu) + 8 / (8 - i) - 1) for i in range(8)]
+
+    sigmas = get_sigmas(
+        FAMILY.defaults(configs[layout]).scheduler,
+        8,
+        make_prediction(PredictionType.FLUX_FLOW),
+        tokens=tokens,
+        shift=FAMILY.defaults(configs[layout]).resolution_shift,
+        extra=parse_extra_args("base_shift=0.63,max_shift=3.23"),
+    )
+
+    torch.testing.assert_close(sigmas, torch.tensor([*levels, 0.0]), atol=1e-6, rtol=0)
 
 
 def test_the_mask_has_all_its_pixels() -> None:
