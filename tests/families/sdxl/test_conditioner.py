@@ -160,6 +160,20 @@ def test_chunks_stand_one_after_the_other_and_the_first_is_pooled(
 
 
 @torch.no_grad()
+def test_the_projection_may_stay_as_open_clip_has_it(te: TextEncoders, config: SDXLConfig) -> None:
+    torch.manual_seed(3)
+    square = CLIPTextModel(replace(config.clip_g, projection_dim=WIDTH_G)).eval().requires_grad_(False)
+    turned = CLIPTextModel(square.config).eval().requires_grad_(False)
+    matrix = square.text_projection.weight
+    turned.load_state_dict({**square.state_dict(), "text_projection.weight": matrix.mT.contiguous()})
+    prompt = [TextPrompt("a cat", CLIP_SKIP)]
+    unturned = replace(config, unturned_projection=True)
+    (ours,) = encode(TextEncoders(clip_l=te.clip_l, clip_g=square), prompt, unturned)
+    (expected,) = encode(TextEncoders(clip_l=te.clip_l, clip_g=turned), prompt, config)
+    torch.testing.assert_close(ours.vector, expected.vector)
+
+
+@torch.no_grad()
 def test_break_fills_a_chunk_as_its_end_does(te: TextEncoders, config: SDXLConfig) -> None:
     both = encode_one(te, config, "a black cat BREAK a dog")
     first, second = encode_one(te, config, "a black cat "), encode_one(te, config, " a dog")

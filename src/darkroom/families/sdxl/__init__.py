@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import ClassVar
 
 from torch import Tensor, nn
 
+from darkroom.api.errors import RequestError
 from darkroom.api.names import Module, PredictionType, SampleMethod, Scheduler
 from darkroom.families.base import (
     Conditioning,
@@ -26,6 +29,7 @@ from darkroom.nets.te.clip import CLIPTextModel
 from darkroom.nets.te.stack import TextEncoders
 from darkroom.nets.unet import UNetModel
 from darkroom.nets.vae.kl import AutoencoderKL
+from darkroom.sampling.extra_args import ExtraArgs
 from darkroom.weights.index import TensorIndex
 from darkroom.weights.keys import KeyRules
 from darkroom.weights.spellings import UNET
@@ -39,12 +43,25 @@ class StableDiffusionXL(Family[SDXLConfig]):
     latent = LatentFormat(channels=4, downscale=8, scale=0.13025)
     landmarks = LANDMARKS
     companions = (CLIP_L, CLIP_G, VAE)
+    model_args: ClassVar[Mapping[str, str]] = {
+        "sdxl_unturned_projection": "true to use CLIP-G's text_projection of a one-file checkpoint the way "
+        "stable-diffusion.cpp does, for the same picture (default: false, the authors' way)",
+    }
 
     def key_rules(self) -> KeyRules:  # noqa: D102
         return RULES
 
     def detect(self, index: TensorIndex) -> SDXLConfig | None:  # noqa: D102
         return detect(index)
+
+    def configure(self, config: SDXLConfig, model_args: ExtraArgs) -> SDXLConfig:  # noqa: D102
+        unturned = model_args.switch("sdxl_unturned_projection", False)
+        if unturned and config.clip_g.projection_dim != config.clip_g.hidden_size:
+            raise RequestError(
+                "--model-args: sdxl_unturned_projection needs a square text_projection; "
+                f"this one is {config.clip_g.projection_dim}x{config.clip_g.hidden_size}"
+            )
+        return replace(config, unturned_projection=unturned)
 
     def modules(self, config: SDXLConfig) -> Mapping[Module, ModuleSpec]:  # noqa: D102
         def text_encoders() -> TextEncoders:

@@ -31,16 +31,20 @@ def encode(te: nn.Module, prompts: Sequence[TextPrompt], config: SDXLConfig) -> 
     """
     clip_l, clip_g = cast("CLIPTextModel", te.clip_l), cast("CLIPTextModel", te.clip_g)
     left = encode_for_several(clip_l, prompts, pad=PAD_L)
-    right = encode_for_several(clip_g, prompts, pad=PAD_G)
+    right = encode_for_several(clip_g, prompts, pad=PAD_G, project=not config.unturned_projection)
     contexts = [_context(*halves) for halves in zip(left, right, strict=True)]
-    # The UNet was trained on zeros for a text that was left out; CosXL, on an empty text.
+    # The UNet was trained on zeros for a text that was left out. CosXL is given the empty text, as it is by
+    # stable-diffusion.cpp.
     if config.prediction is not PredictionType.EDM_V:
         is_empty = [prompt.negative and not prompt.text for prompt in prompts]
         contexts = [
             torch.zeros_like(context) if empty else context
             for context, empty in zip(contexts, is_empty, strict=True)
         ]
-    return [Conditioning(context, vector=half.pooled) for context, half in zip(contexts, right, strict=True)]
+    vectors = [half.pooled for half in right]
+    if config.unturned_projection:
+        vectors = [vector @ clip_g.text_projection.weight for vector in vectors]
+    return [Conditioning(context, vector) for context, vector in zip(contexts, vectors, strict=True)]
 
 
 def _context(left: EncodedPrompt, right: EncodedPrompt) -> Tensor:

@@ -52,7 +52,11 @@ LANDMARKS = (
 
 @dataclass(frozen=True)
 class SDXLConfig:
-    """The architecture. width, height: of the pictures it was trained on."""
+    """The architecture.
+
+    width, height: of the pictures it was trained on. unturned_projection: CLIP-G's text_projection is taken
+    as open_clip's files have it, which stable-diffusion.cpp does with one-file checkpoints.
+    """
 
     unet: UNetConfig
     vae: KLConfig
@@ -61,6 +65,7 @@ class SDXLConfig:
     prediction: PredictionType = PredictionType.EPS
     width: int = 1024
     height: int = 1024
+    unturned_projection: bool = False
 
 
 def detect(index: TensorIndex) -> SDXLConfig | None:
