@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from darkroom.layers.linear import Linear
+from darkroom.layers import packed_linear
+from darkroom.layers.linear import Linear, matrix_of
 from darkroom.layers.packed_linear import PackedEmbedding, PackedLinear, PackedModule, packed_form
 from darkroom.quant.packed import PackedTensor
 
@@ -47,6 +48,37 @@ def test_linear_equals_the_unpacked_one(format: str, bias: bool, weight: Tensor)
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("residual", [None, torch.ones(2, 3, 12)])
+def test_a_processor_unpacks_a_few_rows_at_a_time(
+    format: str, residual: Tensor | None, weight: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    linear, packed = Linear(64, 12), pack(weight, format)
+    linear.weight.copy_(packed.decode(torch.float32))
+    form, shapes = stand_in(linear, packed), []
+    decode = PackedTensor.decode
+    monkeypatch.setattr(packed_linear, "CHUNK", 5 * 64)
+    monkeypatch.setattr(
+        PackedTensor, "decode", lambda self, dtype: (shapes.append(self.shape), decode(self, dtype))[1]
+    )
+    x = torch.randn(2, 3, 64)
+    torch.testing.assert_close(form(x, residual), linear(x, residual))
+    assert shapes == [(5, 64), (5, 64), (2, 64)]
+
+
+@torch.no_grad()
+def test_who_multiplies_by_itself_gets_the_matrix(weight: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    linear, packed = Linear(64, 12), pack(weight, "q8_0")
+    x = torch.randn(3, 64)
+    assert matrix_of(linear, x) is linear.weight
+    assert matrix_of(nn.LayerNorm(64), x) is None
+    form = stand_in(linear, packed)
+    assert torch.equal(matrix_of(form, x), packed.decode(torch.float32))
+    monkeypatch.setattr(packed_linear, "CHUNK", 64)
+    assert matrix_of(form, x) is None  # a few rows at a time
+
+
+@torch.no_grad()
 def test_linear_computes_in_the_type_of_its_input(weight: Tensor) -> None:
     form = stand_in(Linear(64, 12, bias=False), pack(weight, "q8_0"))
     assert form(torch.randn(2, 64, dtype=torch.bfloat16)).dtype == torch.bfloat16
@@ -61,6 +93,7 @@ def test_embedding_equals_the_unpacked_one(format: str, weight: Tensor) -> None:
     form = stand_in(table, packed)
     assert isinstance(form, PackedEmbedding)
     assert torch.equal(form(ids), table(ids))
+    assert form.num_embeddings == 12
     assert stand_in(table, packed, torch.bfloat16)(ids).dtype == torch.bfloat16
 
 

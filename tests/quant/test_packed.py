@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from darkroom.quant.gguf import BLOCK_TYPES
 from darkroom.quant.packed import PackedTensor
 
 
@@ -75,3 +76,26 @@ def test_joined_fp8_has_a_scale_for_each_row() -> None:
 def test_parts_of_different_formats_are_not_joined() -> None:
     parts = [PackedTensor.encode(weight(4, 64), format) for format in ("q4_0", "q8_0")]
     assert PackedTensor.join(parts) is None
+
+
+@pytest.mark.parametrize("format", sorted(BLOCK_TYPES))
+def test_scales_that_are_no_numbers_are_damage(format: str) -> None:
+    block = BLOCK_TYPES[format]
+    sound = torch.zeros(5, block.nbytes, dtype=torch.uint8)
+    shape = (5, block.elements)
+    assert not PackedTensor(sound.flatten(), format, shape).is_damaged()
+    for at in block.scales:
+        for value in (float("nan"), float("inf"), -float("inf")):
+            damaged = sound.clone()
+            damaged[3, at : at + 2] = torch.tensor([value], dtype=torch.float16).view(torch.uint8)
+            packed = PackedTensor(damaged.flatten(), format, shape)
+            assert packed.is_damaged()
+            assert not packed.decode(torch.float32)[3].isfinite().all()
+
+
+@pytest.mark.parametrize(("scale", "is_damaged"), [(None, False), (1.0, False), (float("inf"), True)])
+def test_a_scale_beside_fp8_that_is_no_number_is_damage(scale: float | None, is_damaged: bool) -> None:
+    packed = PackedTensor(
+        torch.zeros(6, dtype=torch.uint8), "f8_e4m3", (2, 3), None if scale is None else torch.tensor([scale])
+    )
+    assert bool(packed.is_damaged()) is is_damaged

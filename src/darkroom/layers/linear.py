@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol, cast, runtime_checkable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,6 +19,21 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:  # noqa: D102
         return linear(x, self.weight, self.bias, residual)
+
+
+@runtime_checkable
+class MakesMatrix(Protocol):
+    """A layer that computes x W^T + bias with a matrix that it has to make."""
+
+    def matrix(self, x: Tensor) -> Tensor | None:
+        """W for products with x, good until another layer is used; None where `forward` needs none whole."""
+
+
+def matrix_of(layer: nn.Module, x: Tensor) -> Tensor | None:
+    """W of a layer that is x W^T + bias and nothing else, for those who multiply themselves; else None."""
+    if type(layer) is Linear:
+        return layer.weight
+    return layer.matrix(x) if isinstance(layer, MakesMatrix) else None
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None = None) -> Tensor:
@@ -46,10 +63,10 @@ class GEGLU(nn.Module):
         self.proj = Linear(width_in, 2 * width_out)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        if kernels.usable(x) and type(self.proj) is Linear:
+        if kernels.usable(x) and (weight := matrix_of(self.proj, x)) is not None:
             from darkroom.layers.kernels import pointwise
 
-            return pointwise.geglu(F.linear(x, self.proj.weight), self.proj.bias)
+            return pointwise.geglu(F.linear(x, weight), self.proj.bias)
         if onednn.usable(x) and type(self.proj) is Linear:
             return onednn.geglu(x, self.proj.weight, self.proj.bias)
         value, gate = self.proj(x).chunk(2, dim=-1)
@@ -86,8 +103,8 @@ def silu_gated(gate: Tensor, value: Tensor) -> Tensor:
 
 def linear_gelu(x: Tensor, layer: nn.Module) -> Tensor:
     """GELU, by its tanh approximation, of a projection; x: (..., D_in)  ->  (..., D_out)."""
-    if type(layer) is Linear:
-        return product_gelu(x, layer.weight, layer.bias)
+    if (weight := matrix_of(layer, x)) is not None:
+        return product_gelu(x, weight, cast("Tensor | None", layer.bias))
     return F.gelu(layer(x), approximate="tanh")
 
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 
+from darkroom.layers import kernels
 from darkroom.layers.linear import Linear, linear
+from darkroom.layers.unpack import UnpackAhead, is_fast, unpack
 from darkroom.quant.packed import PackedTensor
+
+CHUNK = 1 << 21
+"""Weights that a processor unpacks at a time: they stay in its cache, and one weight is never there whole."""
 
 
 class PackedModule(nn.Module):
@@ -42,16 +49,69 @@ class PackedLinear(PackedModule):
     def __init__(self, bias: nn.Parameter | None) -> None:
         super().__init__()
         self.bias = bias
+        self.ahead: UnpackAhead | None = None
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:  # noqa: D102
-        return linear(x, self.packed.decode(x.dtype), self.bias, residual)
+        weight = self.packed
+        if has_product(x, weight):
+            from darkroom.layers.kernels import packed_product
+
+            out = packed_product.product(x, weight, self.bias)
+            return out if residual is None else out + residual
+        if _goes_by_rows(x, weight):
+            return _product_by_rows(x, weight, self.bias, residual)
+        return linear(x, self._unpacked(x), self.bias, residual)
+
+    def matrix(self, x: Tensor) -> Tensor | None:
+        """The weight for products with x that are asked for before the next one; None where `forward` needs
+        no whole one.
+        """
+        weight = self.packed
+        return None if has_product(x, weight) or _goes_by_rows(x, weight) else self._unpacked(x)
+
+    def _unpacked(self, x: Tensor) -> Tensor:
+        if self.ahead is not None and kernels.usable(x):
+            return self.ahead.matrix(self, x.dtype)
+        return unpack(self.packed, x.dtype)
+
+
+def has_product(x: Tensor, weight: PackedTensor) -> bool:
+    """Whether x is so short that its product is made of the packed bytes."""
+    if not kernels.usable(x):
+        return False
+    from darkroom.layers.kernels import packed_product
+
+    return packed_product.supports(x, weight)
+
+
+def _goes_by_rows(x: Tensor, weight: PackedTensor) -> bool:
+    return x.device.type == "cpu" and weight.numel > CHUNK and weight.has_whole_rows
+
+
+def _product_by_rows(x: Tensor, weight: PackedTensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+    """x W^T + bias + residual, a few rows unpacked at a time and multiplied while they are in the cache."""
+    rows, width = weight.shape
+    out = x.new_empty(*x.shape[:-1], rows)
+    step = max(1, CHUNK // width)
+    for start in range(0, rows, step):
+        stop = min(start + step, rows)
+        part = weight.row_slice(start, stop)
+        assert isinstance(part, PackedTensor), "rows of whole blocks"
+        part_bias = None if bias is None else bias[start:stop]
+        out[..., start:stop] = linear(x, unpack(part, x.dtype), part_bias)
+    return out if residual is None else out.add_(residual)
 
 
 class PackedEmbedding(PackedModule):
     """A table of vectors, of which a call unpacks the rows it looks up, input_ids: (...)  ->  (..., D)."""
 
+    @property
+    def num_embeddings(self) -> int:
+        """Rows of the table."""
+        return self.shape[0]
+
     def forward(self, input_ids: Tensor) -> Tensor:  # noqa: D102
-        rows = self.packed.rows(input_ids.flatten()).decode(self.dtype)
+        rows = unpack(self.packed.rows(input_ids.flatten()), self.dtype)
         return rows.view(*input_ids.shape, -1)
 
 
@@ -64,3 +124,31 @@ def packed_form(module: nn.Module, weight: PackedTensor) -> PackedModule | None:
     if type(module) is nn.Embedding and weight.has_whole_rows:
         return PackedEmbedding().train(module.training)
     return None
+
+
+def unpack_ahead(net: nn.Module, without: Collection[nn.Module] = ()) -> UnpackAhead | None:
+    """Lets the packed layers of `net`, which are on a CUDA device, be unpacked before their turn.
+
+    For as long as they stay there; `unpack_in_time` ends it. without: modules whose weights come and go.
+    None where there is nothing to do.
+    """
+    left = {id(part) for module in without for part in module.modules()}
+    layers = [
+        module
+        for module in net.modules()
+        if isinstance(module, PackedLinear) and id(module) not in left and is_fast(module.packed)
+    ]
+    if not layers:
+        return None
+    ahead = UnpackAhead(layers, layers[0].packed.data.device)
+    for layer in layers:
+        layer.ahead = ahead
+    return ahead
+
+
+def unpack_in_time(net: nn.Module) -> None:
+    """Undoes `unpack_ahead` and frees its memory."""
+    for module in net.modules():
+        if isinstance(module, PackedLinear) and module.ahead is not None:
+            module.ahead.end()
+            module.ahead = None

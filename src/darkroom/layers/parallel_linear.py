@@ -6,12 +6,14 @@ sums up the outputs of both. Taken as they are written, what lies between the tw
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from darkroom.layers import kernels
-from darkroom.layers.linear import Linear, linear, product_gelu
+from darkroom.layers.linear import linear, matrix_of, product_gelu
 
 
 def linear_and_gelu(x: Tensor, layer: nn.Module, width: int) -> tuple[Tensor, Tensor]:
@@ -19,12 +21,14 @@ def linear_and_gelu(x: Tensor, layer: nn.Module, width: int) -> tuple[Tensor, Te
 
     x: (..., D_in)  ->  (..., width), (..., D_out - width)
     """
-    if type(layer) is not Linear:
+    weight = matrix_of(layer, x)
+    if weight is None:
         out: Tensor = layer(x)
         return out[..., :width], F.gelu(out[..., width:], approximate="tanh")
-    plain_bias, hidden_bias = (None, None) if layer.bias is None else (layer.bias[:width], layer.bias[width:])
-    plain = linear(x, layer.weight[:width], plain_bias)
-    return plain, product_gelu(x, layer.weight[width:], hidden_bias)
+    bias = cast("Tensor | None", layer.bias)
+    plain_bias, hidden_bias = (None, None) if bias is None else (bias[:width], bias[width:])
+    plain = linear(x, weight[:width], plain_bias)
+    return plain, product_gelu(x, weight[width:], hidden_bias)
 
 
 def joined_linear(first: Tensor, second: Tensor, layer: nn.Module) -> Tensor:
@@ -32,10 +36,11 @@ def joined_linear(first: Tensor, second: Tensor, layer: nn.Module) -> Tensor:
 
     first: (..., D_1), second: (..., D_2)  ->  (..., D_out)
     """
-    if type(layer) is not Linear or not kernels.usable(first):
+    weight = matrix_of(layer, first) if kernels.usable(first) else None
+    if weight is None:
         out: Tensor = layer(torch.cat((first, second), dim=-1))
         return out
-    weights = torch.split(layer.weight, [first.shape[-1], second.shape[-1]], dim=1)
-    out = F.linear(first, weights[0], layer.bias)
+    weights = torch.split(weight, [first.shape[-1], second.shape[-1]], dim=1)
+    out = F.linear(first, weights[0], cast("Tensor | None", layer.bias))
     out.flatten(0, -2).addmm_(second.flatten(0, -2), weights[1].t())
     return out

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from darkroom.quant import fp8, gguf
 
+FLOAT16_EXPONENT = 0x7C00
+"""Bits that are all set in infinities and in what is no number."""
+
 
 @dataclass(frozen=True)
 class PackedTensor:
@@ -48,6 +51,11 @@ class PackedTensor:
         """Bytes of the packed data."""
         return self.data.numel()
 
+    @property
+    def numel(self) -> int:
+        """Weights in it."""
+        return math.prod(self.shape)
+
     def to(self, device: torch.device) -> PackedTensor:
         """The same on `device`."""
         scale = None if self.scale is None else self.scale.to(device)
@@ -58,6 +66,17 @@ class PackedTensor:
         if self.format in fp8.DTYPES:
             return fp8.decode(self.data, self.format, self.shape, dtype, self.scale)
         return gguf.decode(self.data, self.format, dtype).reshape(self.shape)
+
+    def is_damaged(self) -> Tensor:
+        """Whether a scale that many weights share is infinite or no number: bool (), beside the data."""
+        if self.format in fp8.DTYPES:
+            return ~torch.isfinite(torch.zeros(1) if self.scale is None else self.scale).all()
+        block = gguf.BLOCK_TYPES[self.format]
+        damaged = torch.zeros((), dtype=torch.bool, device=self.data.device)
+        for at in block.scales:
+            scales = self.data.view(torch.int16).view(-1, block.nbytes // 2)[:, at // 2]
+            damaged |= ((scales & FLOAT16_EXPONENT) == FLOAT16_EXPONENT).any()
+        return damaged
 
     @property
     def has_whole_rows(self) -> bool:

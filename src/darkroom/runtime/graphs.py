@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.layers.joint import join_weights
+from darkroom.layers.packed_linear import unpack_ahead, unpack_in_time
+from darkroom.layers.unpack import UnpackAhead
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +33,13 @@ MEMORY_SHARE = 1 / 8
 
 
 def accelerate(net: nn.Module) -> nn.Module:
-    """`net` on a CUDA device, its weights laid out for speed, its calls replayed from graphs.
+    """`net` on a CUDA device, its weights laid out for speed, quantized ones unpacked before their turn, its
+    calls replayed from graphs.
 
     For as long as the weights stay where they are: drop the result before they move.
     """
     join_weights(net)
-    return GraphedModule(net)
+    return GraphedModule(net, ahead=unpack_ahead(net))
 
 
 @dataclass
@@ -63,12 +66,14 @@ class GraphedModule(nn.Module):
     `net` must compute its output from its inputs and weights alone. If it waits for the device on its way, it
     is never recorded; nor is a shape whose activations are large beside the free memory.
 
-    limit: shapes remembered; the one unused for longest is let go of. One thread at a time.
+    limit: shapes remembered; the one unused for longest is let go of. ahead: told of the end of each call.
+    One thread at a time.
     """
 
-    def __init__(self, net: nn.Module, *, limit: int = 4) -> None:
+    def __init__(self, net: nn.Module, *, limit: int = 4, ahead: UnpackAhead | None = None) -> None:
         super().__init__()
         self.net = net
+        self._ahead = ahead
         self._limit = limit
         self._seen: set[Key] = set()
         self._too_large: set[Key] = set()
@@ -89,13 +94,16 @@ class GraphedModule(nn.Module):
         return self._replayed("decode", args, kwargs)
 
     def forget(self) -> None:
-        """Drops every recording and its memory; calls after this are recorded anew."""
+        """Drops every recording and all memory; calls after this are recorded anew."""
+        if self._ahead is not None:
+            unpack_in_time(self.net)
+            self._ahead = None
         self._recordings.clear()
         self._seen.clear()
         self._too_large.clear()
 
     def _replayed(self, method: str, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
-        function: Callable[..., object] = getattr(self.net, method)
+        function = self._ended(getattr(self.net, method))
         tensors: list[Tensor] = []
         form = None if kwargs or torch.is_grad_enabled() else _taken_apart(args, tensors)
         if form is None or not tensors:
@@ -104,6 +112,19 @@ class GraphedModule(nn.Module):
         with torch.cuda.device(inputs[0].device):
             key = (method, form, tuple((tensor.shape, tensor.dtype, tensor.stride()) for tensor in inputs))
             return self._call(lambda *given: function(*_put_together(form, given)), key, inputs)
+
+    def _ended(self, function: Callable[..., object]) -> Callable[..., object]:
+        """`function`, after which nothing is under way on other streams."""
+        if (ahead := self._ahead) is None:
+            return function
+
+        def ended(*args: object, **kwargs: object) -> object:
+            try:
+                return function(*args, **kwargs)
+            finally:
+                ahead.end()
+
+        return ended
 
     def _call(self, function: Callable[..., object], key: Key, inputs: tuple[Tensor, ...]) -> object:
         recording = self._recordings.get(key)

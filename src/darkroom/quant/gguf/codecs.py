@@ -18,11 +18,15 @@ CHUNK = 1 << 18
 
 @dataclass(frozen=True)
 class BlockType:
-    """elements: weights in a block. nbytes: its size. decode: uint8 (n, nbytes) -> float32 (n, elements)."""
+    """elements: weights in a block. nbytes: its size. decode: uint8 (n, nbytes) -> float32 (n, elements).
+
+    scales: bytes of a block at which the float16 stand that all its weights depend on.
+    """
 
     elements: int
     nbytes: int
     decode: Codec
+    scales: tuple[int, ...] = (0,)
 
     def size(self, numel: int) -> int:
         """Bytes of `numel` weights, which must be whole blocks."""
@@ -32,17 +36,17 @@ class BlockType:
 BLOCK_TYPES: dict[str, BlockType] = {
     "q1_0": BlockType(128, 18, legacy.decode_q1_0),
     "q4_0": BlockType(32, 18, legacy.decode_q4_0),
-    "q4_1": BlockType(32, 20, legacy.decode_q4_1),
+    "q4_1": BlockType(32, 20, legacy.decode_q4_1, (0, 2)),
     "q5_0": BlockType(32, 22, legacy.decode_q5_0),
-    "q5_1": BlockType(32, 24, legacy.decode_q5_1),
+    "q5_1": BlockType(32, 24, legacy.decode_q5_1, (0, 2)),
     "q8_0": BlockType(32, 34, legacy.decode_q8_0),
-    "q2_k": BlockType(256, 84, k.decode_q2_k),
-    "q3_k": BlockType(256, 110, k.decode_q3_k),
-    "q4_k": BlockType(256, 144, k.decode_q4_k),
-    "q5_k": BlockType(256, 176, k.decode_q5_k),
-    "q6_k": BlockType(256, 210, k.decode_q6_k),
+    "q2_k": BlockType(256, 84, k.decode_q2_k, (80, 82)),
+    "q3_k": BlockType(256, 110, k.decode_q3_k, (108,)),
+    "q4_k": BlockType(256, 144, k.decode_q4_k, (0, 2)),
+    "q5_k": BlockType(256, 176, k.decode_q5_k, (0, 2)),
+    "q6_k": BlockType(256, 210, k.decode_q6_k, (208,)),
     "iq1_s": BlockType(256, 50, iq.decode_iq1_s),
-    "iq1_m": BlockType(256, 56, iq.decode_iq1_m),
+    "iq1_m": BlockType(256, 56, iq.decode_iq1_m, ()),
     "iq2_xxs": BlockType(256, 66, iq.decode_iq2_xxs),
     "iq2_xs": BlockType(256, 74, iq.decode_iq2_xs),
     "iq2_s": BlockType(256, 82, iq.decode_iq2_s),
@@ -50,10 +54,10 @@ BLOCK_TYPES: dict[str, BlockType] = {
     "iq3_s": BlockType(256, 110, iq.decode_iq3_s),
     "iq4_nl": BlockType(32, 18, small.decode_iq4_nl),
     "iq4_xs": BlockType(256, 136, small.decode_iq4_xs),
-    "tq1_0": BlockType(256, 54, small.decode_tq1_0),
-    "tq2_0": BlockType(256, 66, small.decode_tq2_0),
-    "mxfp4": BlockType(32, 17, small.decode_mxfp4),
-    "nvfp4": BlockType(64, 36, small.decode_nvfp4),
+    "tq1_0": BlockType(256, 54, small.decode_tq1_0, (52,)),
+    "tq2_0": BlockType(256, 66, small.decode_tq2_0, (64,)),
+    "mxfp4": BlockType(32, 17, small.decode_mxfp4, ()),
+    "nvfp4": BlockType(64, 36, small.decode_nvfp4, ()),
 }
 
 ENCODERS: dict[str, Codec] = {
