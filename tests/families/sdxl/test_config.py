@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.headers import header_names, read_header
 
-from darkroom.api.errors import CheckpointError
+from darkroom.api.errors import CheckpointError, RequestError
 from darkroom.api.names import Module, PredictionType, Role, SampleMethod, Scheduler
 from darkroom.families import discover
 from darkroom.families.sdxl import FAMILY
@@ -17,6 +17,7 @@ from darkroom.families.sdxl.config import SDXLConfig
 from darkroom.nets.te.clip import CLIPTextConfig
 from darkroom.nets.unet import UNetConfig, UNetModel
 from darkroom.nets.vae.kl import KLConfig
+from darkroom.sampling.extra_args import parse_extra_args
 from darkroom.weights.index import TensorIndex, TensorInfo
 from darkroom.weights.keys import KeyRules, Rename
 from darkroom.weights.spellings import UNET
@@ -220,6 +221,17 @@ def test_defaults() -> None:
     sized = FAMILY.detect(TensorIndex(whole().values(), {"modelspec.resolution": "512x512"}))
     assert sized is not None
     assert FAMILY.defaults(sized).width == 512
+
+
+def test_what_model_args_change() -> None:
+    config = FAMILY.detect(whole())
+    assert config is not None
+    asked = parse_extra_args("sdxl_unturned_projection=true", "--model-args", FAMILY.model_args)
+    assert FAMILY.configure(config, asked).unturned_projection
+    assert FAMILY.configure(config, parse_extra_args("")) == config
+    narrow = replace(config, clip_g=replace(config.clip_g, projection_dim=768))
+    with pytest.raises(RequestError, match="needs a square text_projection; this one is 768x1280"):
+        FAMILY.configure(narrow, asked)
 
 
 @pytest.mark.parametrize(
