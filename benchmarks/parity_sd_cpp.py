@@ -6,7 +6,7 @@ The claim: for every combination below the mean absolute difference of the pixel
 
 stable-diffusion.cpp's sd-cli: the source archive of stable-diffusion-cpp-python 0.4.7 carries it under
 vendor/; `cmake -B build -DSD_BUILD_EXAMPLES=ON && cmake --build build` makes build/bin/sd-cli.
-For sd3 and sd3.5, which are small here, docs/parity.md says which two numbers in it have to change before.
+For sd3, flux, chroma and their like, docs/parity.md says which numbers in it have to change before.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from random_checkpoint import SD3, UNETS, write_checkpoint, write_sd3
+from random_checkpoint import FLUX, SD3, UNETS, write_checkpoint, write_flux, write_sd3
 
 DATA = Path(__file__).parent / "data"
 OURS = [sys.executable, "-m", "darkroom.cli.main"]
@@ -36,13 +36,14 @@ COMMON = ["-n", "blurry, text", "-W", "128", "-H", "128", "-t", "2"]
 class Case:
     """What is asked of both programs.
 
-    ours: options that only ours knows. without: flags of files that are left out.
+    ours, theirs: options that only one of them knows. without: flags of files that are left out.
     """
 
     name: str
     options: tuple[str, ...]
     prompt: str = PROMPT
     ours: tuple[str, ...] = ()
+    theirs: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
 
 
@@ -65,12 +66,82 @@ def sd3_cases(folder: Path) -> list[Case]:
     ]
 
 
+FLUX_STEPS = ("--sampling-method", "euler", "--scheduler", "discrete", "--steps", "4")
+
+
+def flux_cases(folder: Path) -> list[Case]:
+    """Without weights, which T5 would be given with other spaces (see sd3_cases)."""
+    init, reference = folder / "init.png", folder / "reference.png"
+    picture(init)
+    picture(reference, 160, 96)
+    euler = (*FLUX_STEPS, "--cfg-scale", "1", "--guidance", "3.5")
+    long = ", ".join(["a red cat on a wooden table by the old window"] * 30)
+
+    def case(
+        name: str,
+        *options: str,
+        prompt: str = PLAIN_PROMPT,
+        ours: tuple[str, ...] = (),
+        theirs: tuple[str, ...] = (),
+    ) -> Case:
+        tokens = ("--model-args", "flux_t5_tokens=256")
+        return Case(name, (*euler, *options), prompt, (*tokens, *ours), theirs)
+
+    return [
+        case("euler, cuda", "-s", "42"),
+        case("euler, cpu", "-s", "1234", "--rng", "cpu"),
+        case("dpm++2m simple", "--sampling-method", "dpm++2m", "--scheduler", "simple"),
+        case("guidance 1", "--guidance", "1"),
+        case("cfg 3", "--cfg-scale", "3"),
+        case("long, T5 in chunks", prompt=long),
+        case("image-to-image 0.6", "-i", str(init), "--strength", "0.6"),
+        case(
+            "reference image", "-r", str(reference),
+            ours=("--ref-image-args", "resize_before_vae=off"), theirs=("--disable-auto-resize-ref-image",),
+        ),
+    ]  # fmt: skip
+
+
+def schnell_cases(folder: Path) -> list[Case]:
+    """stable-diffusion.cpp's levels are shifted."""
+    ours = ("--model-args", "flux_t5_tokens=256", "--flow-shift", "1")
+    return [Case("euler, cuda", (*FLUX_STEPS, "--cfg-scale", "1"), PLAIN_PROMPT, ours)]
+
+
+def fill_cases(folder: Path) -> list[Case]:
+    """With and without a picture."""
+    init, mask = folder / "init.png", folder / "mask.png"
+    picture(init)
+    disc(mask)
+    euler, ours = (
+        (*FLUX_STEPS, "--cfg-scale", "1", "--guidance", "30"),
+        ("--model-args", "flux_t5_tokens=256"),
+    )
+    painted = (*euler, "-i", str(init), "--mask", str(mask))
+    return [
+        Case("inpainting", (*painted, "--strength", "1"), PLAIN_PROMPT, ours),
+        Case("inpainting 0.6", (*painted, "--strength", "0.6"), PLAIN_PROMPT, ours),
+        Case("without a picture", euler, PLAIN_PROMPT, ours),
+    ]
+
+
+def chroma_cases(folder: Path) -> list[Case]:
+    """What T5 and the network see of the filling, in all ways."""
+    euler = (*FLUX_STEPS[:-1], "2", "--flow-shift", "1", "--cfg-scale")
+    unmasked = ("--model-args", "chroma_use_t5_mask=false")
+    nothing_masked = ("--model-args", "chroma_use_t5_mask=false,chroma_use_dit_mask=false")
+    return [
+        Case("cfg 4", (*euler, "4"), PLAIN_PROMPT, unmasked),
+        Case("no masks", (*euler, "1"), PLAIN_PROMPT, nothing_masked, ("--chroma-disable-dit-mask",)),
+        Case("both masks", (*euler, "1"), PLAIN_PROMPT, theirs=("--chroma-enable-t5-mask",)),
+    ]
+
+
 def cases(folder: Path) -> list[Case]:
     """Two generators, three samplers; then other schedules, clip-skip, image-to-image and inpainting."""
     init, mask = folder / "init.png", folder / "mask.png"
     picture(init)
-    y, x = np.mgrid[:128, :128]
-    Image.fromarray((((x - 64) ** 2 + (y - 64) ** 2 < 40**2) * 255).astype(np.uint8)).save(mask)
+    disc(mask)
     found = [
         Case(f"{method}, {rng}", ("--sampling-method", method, "--rng", rng, "--steps", "6", "-s", seed))
         for rng, seed in (("cuda", "42"), ("cpu", "1234"))
@@ -87,9 +158,25 @@ def cases(folder: Path) -> list[Case]:
     return found
 
 
-def picture(path: Path) -> None:
+CASES = {
+    **dict.fromkeys(UNETS, cases),
+    **dict.fromkeys(SD3, sd3_cases),
+    "flux": flux_cases,
+    "flux-schnell": schnell_cases,
+    "flux-fill": fill_cases,
+    "chroma": chroma_cases,
+}
+
+
+def disc(path: Path) -> None:
+    """A mask."""
+    y, x = np.mgrid[:128, :128]
+    Image.fromarray((((x - 64) ** 2 + (y - 64) ** 2 < 40**2) * 255).astype(np.uint8)).save(path)
+
+
+def picture(path: Path, width: int = 128, height: int = 128) -> None:
     """A picture to start from: soft colours with an edge."""
-    y, x = np.mgrid[:128, :128] / 127
+    y, x = np.mgrid[:height, :width] / (max(width, height) - 1)
     rgb = np.stack([x, y, np.where(x + y > 1, 0.8, 0.2)], axis=-1)
     Image.fromarray((rgb * 255).astype(np.uint8)).save(path)
 
@@ -109,11 +196,13 @@ def main() -> None:
     """Draws every case with both programs and prints the differences."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--sd-cpp", type=Path, required=True, help="stable-diffusion.cpp's sd-cli")
-    parser.add_argument("--kind", choices=[*UNETS, *SD3], default="sd1")
+    parser.add_argument("--kind", choices=list(CASES), default="sd1")
     parser.add_argument("--keep", type=Path, help="folder for the pictures")
     args = parser.parse_args()
     if args.kind in SD3:
         files = write_sd3(DATA, args.kind)
+    elif args.kind in FLUX:
+        files = write_flux(DATA, args.kind)
     else:
         files = {"-m": DATA / f"{args.kind}.safetensors"}
         if not files["-m"].exists():
@@ -124,9 +213,9 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         print(f"{args.kind}, 128x128, float32; differences of pixels in 0..255")
         print(f"{'case':<22}{'mean':>8}{'largest':>9}{'their s':>9}{'our s':>8}")
-        for i, case in enumerate((sd3_cases if args.kind in SD3 else cases)(folder)):
+        for i, case in enumerate(CASES[args.kind](folder)):
             theirs, ours = folder / f"{i}-theirs.png", folder / f"{i}-ours.png"
-            their_seconds = run([str(args.sd_cpp), "--type", "f32"], files, case, theirs)
+            their_seconds = run([str(args.sd_cpp), "--type", "f32", *case.theirs], files, case, theirs)
             our_seconds = run([*OURS, "--compute-type", "f32", *case.ours], files, case, ours)
             a, b = (np.asarray(Image.open(path).convert("RGB"), dtype=np.float32) for path in (theirs, ours))
             difference = np.abs(a - b)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from darkroom.families.chroma.model import Chroma, ChromaNetConfig
+from darkroom.families.flux.model import Flux, FluxNetConfig
 from darkroom.families.sd3.model import MMDiT, MMDiTConfig
+from darkroom.nets.flux_blocks import StreamsConfig
 from darkroom.nets.te.clip import CLIPTextConfig, CLIPTextModel
 from darkroom.nets.te.t5 import T5Config, T5EncoderModel
 from darkroom.nets.unet import UNetConfig, UNetModel
@@ -39,6 +42,14 @@ SD3 = {
         dual_blocks=(0, 1),
     ),
 }
+# As narrow as heads of 128 allow; how many blocks Chroma has is a constant to stable-diffusion.cpp.
+FLUX_STREAMS = StreamsConfig(hidden_size=256, mlp_size=1024, depth=2, depth_single=2)
+FLUX = {
+    "flux": FluxNetConfig(FLUX_STREAMS),
+    "flux-schnell": FluxNetConfig(FLUX_STREAMS, has_guidance=False),
+    "flux-fill": FluxNetConfig(replace(FLUX_STREAMS, in_channels=384)),
+    "chroma": ChromaNetConfig(replace(FLUX_STREAMS, depth=19, depth_single=38)),
+}
 SDXL = UNetConfig(
     channel_mult=(1, 2, 4),
     num_res_blocks=(2, 2, 2),
@@ -56,8 +67,10 @@ UNETS = {
 }
 
 # Branches that are added to their input: at half strength the sum stays finite over the whole depth.
-RESIDUAL = re.compile(r"(to_out\.0|net\.2|proj_out|out_layers\.3|conv2|out_proj|fc2|attn2?\.proj)\.weight$")
-NORM = re.compile(r"(norm\w*|in_layers\.0|out_layers\.0|^out\.0|ln_[qk])\.weight$")
+RESIDUAL = re.compile(
+    r"(to_out\.0|net\.2|proj_out|out_layers\.3|conv2|out_proj|fc2|attn2?\.proj|_mlp\.2|linear2)\.weight$"
+)
+NORM = re.compile(r"((norm\w*|in_layers\.0|out_layers\.0|^out\.0|ln_[qk])\.weight|\.scale)$")
 
 
 def main() -> None:
@@ -122,6 +135,39 @@ def write_sd3(folder: Path, kind: str, seed: int = 0) -> dict[str, Path]:
             "--clip_g": ("sd3-clip_g", {"": CLIPTextModel(OPEN_CLIP_BIGG)}),
             "--t5xxl": ("sd3-t5xxl", {"": T5EncoderModel(T5_XXL_OF_ONE_LAYER)}),
         }
+    return write_files(folder, files, generator)
+
+
+def write_flux(folder: Path, kind: str, seed: int = 0) -> dict[str, Path]:
+    """The files of a Flux.1 or a Chroma, by sd-cli's flag, where they are not there yet.
+
+    Its transformer is narrow and T5 has one layer; CLIP-L and the autoencoder have full size.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    config = FLUX[kind]
+    with torch.device("meta"):
+        files: dict[str, tuple[str, dict[str, nn.Module]]] = {
+            "--vae": (
+                "flux-ae",
+                {"": AutoencoderKL(KLConfig(z_channels=16, embed_dim=16, use_quant_conv=False))},
+            ),
+            "--t5xxl": ("flux-t5xxl", {"": T5EncoderModel(T5_XXL_OF_ONE_LAYER)}),
+        }
+        if isinstance(config, ChromaNetConfig):
+            files["--diffusion-model"] = (kind, {"": Chroma(config)})
+        else:
+            files["--clip_l"] = ("flux-clip_l", {"": CLIPTextModel(CLIP_L)})
+            files["--diffusion-model"] = (kind, {"": Flux(config)})
+    return write_files(folder, files, generator)
+
+
+def write_files(
+    folder: Path, files: Mapping[str, tuple[str, dict[str, nn.Module]]], generator: torch.Generator
+) -> dict[str, Path]:
+    """Files of several networks each, where they are not there yet; paths by flag.
+
+    files: flag to the file's stem and its networks, by what comes in front of their names.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     paths = {flag: folder / f"{stem}.safetensors" for flag, (stem, _) in files.items()}
     for flag, (_, nets) in files.items():
