@@ -85,11 +85,9 @@ class UNetConfig:
             adm_in_channels=shapes["label_emb.0.0.weight"][1] if "label_emb.0.0.weight" in shapes else None,
         )
         output_depth = _output_depth(shapes, like_down.num_res_blocks)
-        return (
-            like_down
-            if output_depth == like_down.output_depths
-            else replace(like_down, output_depth=output_depth)
-        )
+        if output_depth == like_down.output_depths:
+            return like_down
+        return replace(like_down, output_depth=output_depth)
 
 
 def _levels(shapes: Shapes) -> list[tuple[str, int]]:
@@ -125,7 +123,8 @@ def _output_depth(shapes: Shapes, num_res_blocks: Sequence[int]) -> tuple[tuple[
 
 def _depth(shapes: Shapes, block: str) -> int:
     """The transformer blocks of a block of the UNet. Raises KeyError where there is no such block."""
-    shapes[f"{block}0.in_layers.2.weight"]
+    if f"{block}0.in_layers.2.weight" not in shapes:
+        raise KeyError(f"{block}0.in_layers.2.weight")
     depth = 0
     while f"{block}1.transformer_blocks.{depth}.attn1.to_q.weight" in shapes:
         depth += 1
@@ -133,6 +132,7 @@ def _depth(shapes: Shapes, block: str) -> int:
 
 
 def _first_transformer(shapes: Shapes) -> str:
+    """The first on the way down. Raises KeyError where there is none."""
     blocks = (f"input_blocks.{i}.1." for i in range(len(shapes)))
     proj_in = next((block for block in blocks if f"{block}proj_in.weight" in shapes), None)
     if proj_in is None:
