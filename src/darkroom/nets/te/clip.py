@@ -93,7 +93,8 @@ class CLIPTextEmbeddings(nn.Module):
         if extra is not None:
             rows = (input_ids - vocab_size).clamp(min=0)  # (b, l)
             x = torch.where((input_ids >= vocab_size)[..., None], extra.to(x)[rows], x)
-        out: Tensor = x + self.position_embedding.weight[: input_ids.shape[1]]  # (b, l, D)
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        out: Tensor = x + self.position_embedding(positions)  # (b, l, D)
         return out
 
 
