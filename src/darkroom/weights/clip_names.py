@@ -65,11 +65,10 @@ def _role(role: Role, places: str) -> KeyRules:
     )
 
 
-# In diffusers' folders (`te.`, `te2.`), SDXL's files, stable-diffusion.cpp's and ComfyUI's. A family with both
-# puts CLIP_G first, since `text_encoder.2.` is CLIP-G's.
+# In diffusers' folders (`te.`, `te2.`), SDXL's files, stable-diffusion.cpp's and ComfyUI's.
 CLIP_L = _role(
     Role.CLIP_L,
-    r"clip_l|te1?|text_encoder|conditioner\.embedders\.0|cond_stage_model(?=\.(?:transformer|model)\.)",
+    r"clip_l|te1?|text_encoder(?!\.2\.)|conditioner\.embedders\.0|cond_stage_model(?=\.(?:transformer|model)\.)",
 )
 CLIP_G = _role(Role.CLIP_G, r"clip_g|te2|text_encoder[._]2|conditioner\.embedders\.1|cond_stage_model\.1")
 
