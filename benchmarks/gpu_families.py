@@ -88,7 +88,7 @@ def compare(work: Work, rounds: int, compiles: bool) -> dict[str, object]:
         if work.compiled == "blocks":
             compiled.compile_repeated_blocks(fullgraph=True)  # type: ignore[operator]
         else:
-            compiled.compile(mode="reduce-overhead", fullgraph=True)
+            compiled.compile(fullgraph=True)
         contenders["compiled"] = lambda: work.call_peer(compiled)
         contenders["compiled"]()
         torch.cuda.synchronize()
