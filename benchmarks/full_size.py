@@ -278,9 +278,10 @@ def kl(channels: int) -> Work:
     """The autoencoder of SDXL (4 channels), or of SD3, Flux, Chroma and Z-Image (16)."""
     z = noise(1, channels, LATENT, LATENT).to(memory_format=torch.channels_last)
     has_quant = channels == 4
+    config = KLConfig(z_channels=channels, embed_dim=channels, use_quant_conv=has_quant)
     return Work(
         f"KL decoder, {channels} channels",
-        lambda: AutoencoderKL(KLConfig(z_channels=channels, embed_dim=channels)),
+        lambda: AutoencoderKL(config),
         lambda net: net.decode(z),  # type: ignore[operator]
         lambda: diffusers.AutoencoderKL(
             block_out_channels=(128, 256, 512, 512),

@@ -11,7 +11,6 @@ from darkroom.api.errors import CheckpointError
 from darkroom.nets.te.clip import emphasise
 from darkroom.nets.te.t5 import T5EncoderModel
 from darkroom.tokenizers.prompt import MaskedChunks
-from darkroom.tokenizers.t5 import VOCAB_SIZE
 
 
 def encode_chunks(
@@ -21,11 +20,12 @@ def encode_chunks(
 
     Chunks of one length run as one batch. masked: whether padding is hidden from the tokens.
 
-    Raises CheckpointError for a text encoder with another vocabulary.
+    Raises CheckpointError for prompts from a tokenizer that knows more than the encoder.
     """
-    if te.config.vocab_size < VOCAB_SIZE:
+    if (highest := max(max(row) for prompt in prompts for row in prompt.tokens)) >= te.config.vocab_size:
         raise CheckpointError(
-            f"--t5xxl: knows {te.config.vocab_size} tokens; T5's vocabulary has {VOCAB_SIZE}"
+            f"--t5xxl: knows {te.config.vocab_size} tokens, the prompt has token {highest}; "
+            "the encoder's own vocabulary is needed"
         )
     if len({len(row) for prompt in prompts for row in prompt.tokens}) > 1:
         return [hidden for prompt in prompts for hidden in encode_chunks(te, [prompt], masked=masked)]

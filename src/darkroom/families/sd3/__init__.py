@@ -8,12 +8,10 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from darkroom.api.errors import RequestError
 from darkroom.api.names import Module, PredictionType, SampleMethod, Scheduler
 from darkroom.families.base import (
     Conditioning,
     Family,
-    Frame,
     LatentFormat,
     ModuleSpec,
     Predict,
@@ -75,15 +73,6 @@ class StableDiffusion3(Family[SD3Config]):
     ) -> Sequence[Conditioning]:
         return encode(te, prompts, config)
 
-    def frame(self, cond: Conditioning, frame: Frame, config: SD3Config) -> Conditioning:
-        """The conditioning as it is; raises RequestError for a picture larger than the network can place."""
-        if max(frame.width, frame.height) > config.longest_side:
-            raise RequestError(
-                f"size: {frame.width}x{frame.height} is more than this model can place; "
-                f"up to {config.longest_side} pixels a side work"
-            )
-        return cond
-
     def predict(self, net: nn.Module, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:  # noqa: D102
         out: Tensor = net(x, t, cond.context, cond.vector)
         return out
@@ -106,6 +95,7 @@ class StableDiffusion3(Family[SD3Config]):
             size_multiple=config.vae.downscale * config.net.patch_size,
             clip_skip=CLIP_SKIP,
             flow_shift=3.0,
+            longest_side=config.longest_side,
             patch=config.net.patch_size,
         )
 

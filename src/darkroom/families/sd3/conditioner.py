@@ -16,9 +16,9 @@ from darkroom.families.sd3.config import SD3Config
 from darkroom.families.t5_text import encode_chunks
 from darkroom.nets.te.clip import CLIPTextModel, emphasise
 from darkroom.nets.te.t5 import T5EncoderModel
+from darkroom.tokenizers.base import TextTokenizer
 from darkroom.tokenizers.clip import EOS
 from darkroom.tokenizers.prompt import MaskedChunks, chunk_t5, parse_weights, weigh
-from darkroom.tokenizers.t5 import T5Tokenizer
 
 CLIP_SKIP = 2
 
@@ -40,7 +40,7 @@ def encode(te: nn.Module, prompts: Sequence[TextPrompt], config: SD3Config) -> l
     clip_l, clip_g = _clip(te, "clip_l", prompts, EOS), _clip(te, "clip_g", prompts, CLIP_G_PAD)
     t5: Sequence[Tensor | None] = [None] * len(prompts)
     if config.t5xxl is not None:
-        rows = [_lay_out(prompt.text, config.t5_chunks) for prompt in prompts]
+        rows = [_lay_out(prompt.text, config.t5_tokenizer, config.t5_chunks) for prompt in prompts]
         t5 = encode_chunks(cast("T5EncoderModel", te.t5xxl), rows)
     return [_join(*parts, config) for parts in zip(clip_l, clip_g, t5, strict=True)]
 
@@ -55,9 +55,9 @@ def _clip(
     return encode_for_several(clip, prompts, pad=pad, project=role == "clip_g")
 
 
-def _lay_out(prompt: str, chunked: bool) -> MaskedChunks:
+def _lay_out(prompt: str, tokenizer: TextTokenizer, chunked: bool) -> MaskedChunks:
     """One row of at least LENGTH tokens, or rows of LENGTH; in one row BREAK parts nothing."""
-    tokenizer, parts = T5Tokenizer(), parse_weights(prompt)
+    parts = parse_weights(prompt)
     if chunked:
         return chunk_t5(parts, tokenizer, length=LENGTH)
     length = 1 + len(weigh(parts, tokenizer).tokens)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from darkroom.api.errors import CheckpointError
 from darkroom.api.names import Role
@@ -13,6 +13,8 @@ from darkroom.families.sd3.model import MMDiTConfig
 from darkroom.nets.te.clip import CLIPTextConfig
 from darkroom.nets.te.t5 import T5Config
 from darkroom.nets.vae.kl import KLConfig
+from darkroom.tokenizers.base import TextTokenizer
+from darkroom.tokenizers.t5 import T5Tokenizer, load_tokenizer
 from darkroom.weights.index import TensorIndex
 
 logger = logging.getLogger(__name__)
@@ -56,6 +58,7 @@ class SD3Config:
     """The architecture; text encoders that are not there are None, and their part of the text is zeros.
 
     t5_chunks: whether T5 reads a long prompt in pieces of 77 tokens instead of in one.
+    t5_tokenizer: the T5 file's own, or T5's.
     """
 
     net: MMDiTConfig
@@ -64,6 +67,7 @@ class SD3Config:
     clip_g: CLIPTextConfig | None
     t5xxl: T5Config | None
     t5_chunks: bool = False
+    t5_tokenizer: TextTokenizer = field(default_factory=T5Tokenizer)
 
     @property
     def longest_side(self) -> int:
@@ -103,7 +107,7 @@ def detect(index: TensorIndex) -> SD3Config | None:
     t5xxl = _read_t5(index, net) if has(index, T5XXL) else None
     if absent:
         logger.info("text: without %s, zeros stand for what it would say", " and ".join(absent))
-    return SD3Config(net, vae, clip_l, clip_g, t5xxl)
+    return SD3Config(net, vae, clip_l, clip_g, t5xxl, t5_tokenizer=load_tokenizer(index.metadata))
 
 
 def _read_clip_l(index: TensorIndex, net: MMDiTConfig) -> CLIPTextConfig:
