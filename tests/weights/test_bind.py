@@ -14,7 +14,7 @@ from darkroom.layers.conv import CausalConv3d
 from darkroom.layers.linear import Linear
 from darkroom.layers.packed_linear import PackedLinear
 from darkroom.quant.packed import PackedTensor
-from darkroom.weights.bind import bind_weights
+from darkroom.weights.bind import bind_weights, bound_bytes
 from darkroom.weights.checkpoint import open_checkpoint
 from darkroom.weights.source import MemorySource, TensorSource, open_source
 
@@ -242,6 +242,44 @@ def test_a_buffer_that_no_checkpoint_can_fill_is_a_mistake_of_ours() -> None:
         bind(module, MemorySource(weights()))
 
 
+def test_only_the_tensors_asked_for_are_filled() -> None:
+    module, source = net(), MemorySource(weights())
+    for names in ({"conv.weight", "conv.bias", "counts"}, {"blocks.0.weight", "blocks.0.bias", "no.such"}):
+        bind_weights(module, source, device=CPU, dtype=torch.float32, subject="unet", only=names)
+        assert all(not module.get_parameter(name).is_meta for name in names if name.startswith("conv"))
+    assert torch.equal(module.blocks[0].weight, weights()["blocks.0.weight"])
+    module = net()
+    bind_weights(module, source, device=CPU, dtype=torch.float32, subject="unet", only={"conv.bias"})
+    assert module.conv.weight.is_meta
+    assert not module.conv.bias.is_meta
+
+
+def test_what_is_not_filled_is_compared_all_the_same() -> None:
+    tensors = weights()
+    del tensors["conv.weight"]
+    with pytest.raises(CheckpointError, match=r"1 missing \(conv.weight\)"):
+        bind_weights(
+            net(), MemorySource(tensors), device=CPU, dtype=torch.float32, subject="unet", only={"conv.bias"}
+        )
+
+
+@pytest.mark.parametrize("keep_packed", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bytes_are_known_before_anything_is_read(dtype: torch.dtype, keep_packed: bool) -> None:
+    tensors: dict[str, Tensor | PackedTensor] = {**weights()}
+    tensors["blocks.0.weight"] = PackedTensor.encode(weights()["blocks.0.weight"], "q8_0")
+    tensors["conv.weight"] = weights()["conv.weight"].to(torch.float8_e4m3fn)  # of no layer that stays packed
+    module, source = net(), MemorySource(tensors)
+    sizes = bound_bytes(module, source.index, dtype=dtype, keep_packed=keep_packed)
+    del sizes["counts"], tensors["counts"]
+    bind(module, source, dtype, keep_packed=keep_packed)
+    taken = {name: module.state_dict()[name] for name in sizes}
+    assert sizes == {name: tensor.numel() * tensor.itemsize for name, tensor in taken.items()}
+    assert sizes["blocks.0.weight"] == (64 * 34 if keep_packed else 64 * 32 * dtype.itemsize)
+    again = bound_bytes(module, source.index, dtype=dtype, keep_packed=keep_packed)
+    assert {name: again[name] for name in sizes} == sizes
+
+
 @pytest.mark.skipif(os.name != "posix", reason="pages are given back through madvise")
 def test_converting_never_holds_a_second_copy(tmp_path: Path) -> None:
     """192 MB of float16 to bfloat16: memory grows by the result and one tensor, not by the file as well."""
@@ -262,3 +300,13 @@ def test_converting_never_holds_a_second_copy(tmp_path: Path) -> None:
         )
     assert (peak - before) / mb < 192 + 40
     assert module[0].weight.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("keep_packed", [False, True])
+@pytest.mark.parametrize("value", [float("nan"), -float("inf")])
+def test_scales_that_are_no_numbers_are_reported_by_name(keep_packed: bool, value: float) -> None:
+    packed = PackedTensor.encode(weights()["blocks.0.weight"], "q8_0")
+    packed.data[34:36] = torch.tensor([value], dtype=torch.float16).view(torch.uint8)  # the second block's
+    source = MemorySource(weights() | {"blocks.0.weight": packed})
+    with pytest.raises(CheckpointError, match=r"unet: the file is damaged: 1 .*\(blocks\.0\.weight\)"):
+        bind(net(), source, keep_packed=keep_packed)

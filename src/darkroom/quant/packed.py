@@ -57,7 +57,9 @@ class PackedTensor:
         return math.prod(self.shape)
 
     def to(self, device: torch.device) -> PackedTensor:
-        """The same on `device`."""
+        """The same on `device`, itself if it is there."""
+        if self.data.device == device:
+            return self
         scale = None if self.scale is None else self.scale.to(device)
         return replace(self, data=self.data.to(device), scale=scale)
 
@@ -69,10 +71,10 @@ class PackedTensor:
 
     def is_damaged(self) -> Tensor:
         """Whether a scale that many weights share is infinite or no number: bool (), beside the data."""
-        if self.format in fp8.DTYPES:
-            return ~torch.isfinite(torch.zeros(1) if self.scale is None else self.scale).all()
-        block = gguf.BLOCK_TYPES[self.format]
         damaged = torch.zeros((), dtype=torch.bool, device=self.data.device)
+        if self.format in fp8.DTYPES:
+            return damaged if self.scale is None else ~torch.isfinite(self.scale).all()
+        block = gguf.BLOCK_TYPES[self.format]
         for at in block.scales:
             scales = self.data.view(torch.int16).view(-1, block.nbytes // 2)[:, at // 2]
             damaged |= ((scales & FLOAT16_EXPONENT) == FLOAT16_EXPONENT).any()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from darkroom.api.errors import CheckpointError
 from darkroom.layers.packed_linear import PackedModule, packed_form
+from darkroom.layers.unpack import unpack
 from darkroom.quant import fp8
+from darkroom.quant.gguf import BLOCK_TYPES
 from darkroom.quant.packed import PackedTensor
-from darkroom.weights.index import TensorIndex
+from darkroom.weights.index import TensorIndex, TensorInfo
 from darkroom.weights.source import TensorSource
 
 CHUNK = 1 << 18
@@ -38,6 +42,7 @@ def bind_weights(
     dtype: torch.dtype,
     subject: str,
     keep_packed: bool = False,
+    only: Collection[str] | None = None,
     on_bytes: Callable[[int], None] | None = None,
 ) -> None:
     """Sets every parameter and buffer of `net` from the tensor of the same name.
@@ -46,21 +51,50 @@ def bind_weights(
     has a `memory_order` with their axes in that order, outermost first. One that is so already
     is used as it lies in the file; of any other, the file's memory is given back once it is converted.
     keep_packed: leave quantized weights as they are where a module of layers.packed_linear can take the place
-    of theirs. on_bytes hears the size in the file of each tensor done.
+    of theirs. only: fill no other tensors than these; both sides are compared whole. on_bytes hears the size
+    in the file of each tensor done.
 
-    Raises CheckpointError, with `subject` in front, unless both sides agree on names and shapes.
+    Raises CheckpointError, with `subject` in front, unless both sides agree on names and shapes, and for
+    quantized weights whose scales are no numbers.
     """
     _check(net, source.index, subject)
-    expected = _expected(net)
+    expected = {name for name in _expected(net) if only is None or name in only}
+    damaged: dict[str, Tensor] = {}
     for name in [name for name in source.index if name in expected]:  # in the file's order
         raw = source.read(name)
-        if not _put(net, name, raw, device, dtype, keep_packed):
-            del raw
+        here = raw.to(device)
+        if isinstance(here, PackedTensor):
+            damaged[name] = here.is_damaged()
+        if not _put(net, name, here, device, dtype, keep_packed) or here is not raw:
+            del raw, here
             source.release(name)
         if on_bytes:
             on_bytes(source.index[name].nbytes)
-    unfilled = [n for n, t in (*net.named_parameters(), *net.named_buffers()) if t.is_meta]
+    if device.type != "meta":
+        _check_scales(damaged, subject)
+    tensors = (*net.named_parameters(), *net.named_buffers())
+    unfilled = [name for name, tensor in tensors if tensor.is_meta and (only is None or name in only)]
     assert device.type == "meta" or not unfilled, f"{subject}: no checkpoint fills {unfilled[:3]}"
+
+
+def bound_bytes(
+    net: nn.Module, index: TensorIndex, *, dtype: torch.dtype, keep_packed: bool = False
+) -> dict[str, int]:
+    """What each tensor of `net` takes once `bind_weights` has filled it, by name; nothing is read for it."""
+    return {
+        name: index[name].nbytes
+        if keep_packed and name in index and _stays_packed(net, index[name])
+        else math.prod(shape) * dtype.itemsize
+        for name, shape in _expected(net).items()
+    }
+
+
+def _stays_packed(net: nn.Module, info: TensorInfo) -> bool:
+    owner, _, attribute = info.name.rpartition(".")
+    if attribute != "weight" or not owner or not (info.dtype in fp8.DTYPES or info.dtype in BLOCK_TYPES):
+        return False
+    packed = PackedTensor(torch.empty(0, dtype=torch.uint8, device="meta"), info.dtype, info.shape)
+    return packed_form(net.get_submodule(owner), packed) is not None
 
 
 def _put(
@@ -106,7 +140,7 @@ def _converted(
     raw: Tensor | PackedTensor, device: torch.device, dtype: torch.dtype, order: tuple[int, ...]
 ) -> Tensor:
     """`raw` itself if nothing about it has to change. order: its axes, outermost in memory first."""
-    tensor = raw.to(device).decode(dtype) if isinstance(raw, PackedTensor) else raw.to(device)
+    tensor = _unpacked(raw.to(device), dtype) if isinstance(raw, PackedTensor) else raw.to(device)
     kind = dtype if tensor.is_floating_point() else tensor.dtype
     if tensor.dtype == kind and tensor.permute(order).is_contiguous():
         return tensor
@@ -120,6 +154,12 @@ def _converted(
     ):
         return _half_to_bfloat16(target, tensor)
     return target.copy_(tensor)
+
+
+def _unpacked(packed: PackedTensor, dtype: torch.dtype) -> Tensor:
+    device = packed.data.device
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():  # where kernels run
+        return unpack(packed, dtype)
 
 
 def _half_to_bfloat16(target: Tensor, tensor: Tensor) -> Tensor:
@@ -155,6 +195,17 @@ def _check(net: nn.Module, index: TensorIndex, subject: str) -> None:
         raise CheckpointError(
             f"{subject}: the file does not fit the network: {', '.join(filter(None, problems))}; "
             f"expected exactly the network's {len(expected)} tensors"
+        )
+
+
+def _check_scales(damaged: Mapping[str, Tensor], subject: str) -> None:
+    """damaged: for each quantized tensor, whether it is; asked together, so that a GPU is waited for once."""
+    flags = torch.stack(list(damaged.values())).tolist() if damaged else []
+    names = [name for name, is_damaged in zip(damaged, flags, strict=True) if is_damaged]
+    if names:
+        raise CheckpointError(
+            f"{subject}: the file is damaged: {_listed('quantized with scales that are no numbers', names)}; "
+            "download it again"
         )
 
 
