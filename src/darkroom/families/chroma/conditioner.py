@@ -15,7 +15,6 @@ from darkroom.families.flux_parts import T5_TOKENS
 from darkroom.families.t5_text import encode_chunks
 from darkroom.nets.te.t5 import T5EncoderModel
 from darkroom.tokenizers.prompt import chunk_t5, parse_weights
-from darkroom.tokenizers.t5 import T5Tokenizer
 
 
 def encode(te: nn.Module, prompts: Sequence[TextPrompt], config: ChromaConfig) -> list[Conditioning]:
@@ -26,7 +25,9 @@ def encode(te: nn.Module, prompts: Sequence[TextPrompt], config: ChromaConfig) -
     Raises RequestError and CheckpointError as `encode_chunks` does.
     """
     t5xxl = cast("T5EncoderModel", te.t5xxl)
-    chunks = [chunk_t5(parse_weights(prompt.text), T5Tokenizer(), length=T5_TOKENS) for prompt in prompts]
+    chunks = [
+        chunk_t5(parse_weights(prompt.text), config.t5_tokenizer, length=T5_TOKENS) for prompt in prompts
+    ]
     contexts = encode_chunks(t5xxl, chunks, masked=config.t5_mask)
     if not config.dit_mask:
         return [Conditioning(context) for context in contexts]

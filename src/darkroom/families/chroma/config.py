@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from darkroom.api.errors import CheckpointError
 from darkroom.families.chroma.model import ChromaNetConfig
 from darkroom.families.flux_parts import check_channels, read_t5, read_vae
 from darkroom.nets.te.t5 import T5Config
 from darkroom.nets.vae.kl import KLConfig
+from darkroom.tokenizers.base import TextTokenizer
+from darkroom.tokenizers.t5 import T5Tokenizer, load_tokenizer
 from darkroom.weights.flux_names import NET
 from darkroom.weights.index import TensorIndex
 
@@ -37,6 +39,7 @@ class ChromaConfig:
     """The architecture, and what of the text is seen.
 
     t5_mask: whether T5's tokens see no filling. dit_mask: whether the network sees none but its first `pad`.
+    t5_tokenizer: the T5 file's own, or T5's.
     """
 
     net: ChromaNetConfig
@@ -45,6 +48,7 @@ class ChromaConfig:
     t5_mask: bool = True
     dit_mask: bool = True
     pad: int = 1
+    t5_tokenizer: TextTokenizer = field(default_factory=T5Tokenizer)
 
 
 def detect(index: TensorIndex) -> ChromaConfig | None:
@@ -66,4 +70,5 @@ def detect(index: TensorIndex) -> ChromaConfig | None:
             f"model: its diffusion network lacks {NET}{err.args[0]}; a complete file of {TITLE} is needed"
         ) from err
     check_channels(net.streams.out_channels, TITLE)
-    return ChromaConfig(net, read_vae(index, TITLE), read_t5(index, TITLE, net.streams.context_dim))
+    vae, t5xxl = read_vae(index, TITLE), read_t5(index, TITLE, net.streams.context_dim)
+    return ChromaConfig(net, vae, t5xxl, t5_tokenizer=load_tokenizer(index.metadata))

@@ -93,7 +93,7 @@ class Flux1(Family[FluxConfig]):
     def encode(  # noqa: D102
         self, te: nn.Module, prompts: Sequence[TextPrompt], config: FluxConfig
     ) -> Sequence[Conditioning]:
-        return encode(te, prompts, config.t5_tokens)
+        return encode(te, prompts, config.t5_tokenizer, config.t5_tokens)
 
     def predict(self, net: nn.Module, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:  # noqa: D102
         inputs = (x, t, cond.context, cond.vector, cond.guidance, cond.concat, cond.references)

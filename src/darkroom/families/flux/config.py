@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from darkroom.api.errors import CheckpointError
 from darkroom.api.names import Role
@@ -13,6 +13,8 @@ from darkroom.nets.flux_blocks import PATCH, StreamsConfig
 from darkroom.nets.te.clip import CLIPTextConfig
 from darkroom.nets.te.t5 import T5Config
 from darkroom.nets.vae.kl import KLConfig
+from darkroom.tokenizers.base import TextTokenizer
+from darkroom.tokenizers.t5 import T5Tokenizer, load_tokenizer
 from darkroom.weights.flux_names import NET
 from darkroom.weights.index import TensorIndex
 
@@ -51,13 +53,18 @@ _OTHERS = {
 
 @dataclass(frozen=True)
 class FluxConfig:
-    """The architecture. t5_tokens: length of the text that the network is given, filled up."""
+    """The architecture.
+
+    t5_tokens: length of the text that the network is given, filled up.
+    t5_tokenizer: the T5 file's own, or T5's.
+    """
 
     net: FluxNetConfig
     vae: KLConfig
     clip_l: CLIPTextConfig
     t5xxl: T5Config
     t5_tokens: int = T5_TOKENS
+    t5_tokenizer: TextTokenizer = field(default_factory=T5Tokenizer)
 
     @property
     def is_fill(self) -> bool:
@@ -83,7 +90,8 @@ def detect(index: TensorIndex) -> FluxConfig | None:
     )
     t5xxl = read_t5(index, TITLE, net.streams.context_dim)
     vae = read_vae(index, TITLE)
-    return FluxConfig(net, vae, clip_l, t5xxl, T5_TOKENS if net.has_guidance else SCHNELL_T5_TOKENS)
+    t5_tokens = T5_TOKENS if net.has_guidance else SCHNELL_T5_TOKENS
+    return FluxConfig(net, vae, clip_l, t5xxl, t5_tokens, load_tokenizer(index.metadata))
 
 
 def _read_net(index: TensorIndex) -> FluxNetConfig:
