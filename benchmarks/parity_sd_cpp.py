@@ -23,13 +23,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from random_checkpoint import FLUX, SD3, UNETS, write_checkpoint, write_flux, write_sd3
+from random_checkpoint import FLUX, SD3, write_checkpoint, write_flux, write_sd3
 
 DATA = Path(__file__).parent / "data"
 OURS = [sys.executable, "-m", "darkroom.cli.main"]
 PROMPT = "a (red:1.3) cat on a [wooden] table, photograph BREAK soft morning light"
 PLAIN_PROMPT = "a red cat on a wooden table, photograph"
-COMMON = ["-n", "blurry, text", "-W", "128", "-H", "128", "-t", "2"]
+COMMON = ["-n", "blurry, text", "-W", "128", "-H", "128", "-t", "2", "--cfg-scale", "7"]
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,20 @@ def cases(folder: Path) -> list[Case]:
     return found
 
 
+def sdxl_cases(folder: Path) -> list[Case]:
+    """The same; SDXL's clip-skip is 2 and without a negative prompt the text is zeros."""
+    euler = ("--sampling-method", "euler", "--steps", "6")
+    same = [case for case in cases(folder) if case.name != "clip skip 2"]
+    return [
+        *same,
+        Case("clip skip 1", (*euler, "--clip-skip", "1")),
+        Case("no negative prompt", (*euler, "-n", "")),
+    ]
+
+
 CASES = {
-    **dict.fromkeys(UNETS, cases),
+    **dict.fromkeys(("sd1", "sd2"), cases),
+    **dict.fromkeys(("sdxl", "vega"), sdxl_cases),
     **dict.fromkeys(SD3, sd3_cases),
     "flux": flux_cases,
     "flux-schnell": schnell_cases,
