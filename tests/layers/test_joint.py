@@ -60,3 +60,11 @@ def test_gradients_reach_every_weight() -> None:
     sum(y.sum() for y in net(torch.randn(3, 8))).backward()
     assert net.a.weight.grad is not None
     assert net.b.weight.grad is not None
+
+
+@torch.no_grad()
+def test_modules_that_are_left_out_stay_as_they_are() -> None:
+    nets, x = nn.ModuleList((Pair(True), Pair(True))), torch.randn(3, 8)
+    join_weights(nets, without=[nets[1]])
+    assert shares_memory(nets[0](x))
+    assert not shares_memory(nets[1](x))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -14,7 +15,14 @@ from torch.utils._pytree import tree_leaves
 from darkroom.api.errors import RequestError
 from darkroom.nets.unet import UNetConfig, UNetModel
 from darkroom.nets.vae.kl import AutoencoderKL, KLConfig
-from darkroom.runtime.budget import check_size, estimate_activation_bytes, format_bytes
+from darkroom.runtime.budget import (
+    blocks_to_stream,
+    check_size,
+    estimate_activation_bytes,
+    evenly,
+    format_bytes,
+    resident_bytes,
+)
 
 
 class PeakMemory(TorchDispatchMode):
@@ -91,3 +99,44 @@ def test_unknown_memory_refuses_nothing() -> None:
 )
 def test_bytes_for_people(count: int, text: str) -> None:
     assert format_bytes(count) == text
+
+
+SIZES = [680] * 19 + [283] * 38
+"""Megabytes of Flux's blocks."""
+
+
+def test_blocks_that_fit_all_stay() -> None:
+    assert blocks_to_stream(SIZES, sum(SIZES)) == ()
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.65, 0.8, 0.95])
+def test_blocks_that_stay_fit_with_the_buffers_and_leave_little_room(share: float) -> None:
+    room = int(share * sum(SIZES))
+    streamed = blocks_to_stream(SIZES, room)
+    assert room - 2 * 680 < resident_bytes(SIZES, streamed) <= room
+
+
+def test_what_is_brought_is_spread_over_the_calls() -> None:
+    streamed = blocks_to_stream(SIZES, int(0.65 * sum(SIZES)))
+    halves = [sum(SIZES[i] for i in streamed if (i < 28) is first) for first in (True, False)]
+    assert 0.7 < halves[0] / halves[1] < 1.4
+    alike = blocks_to_stream([100] * 40, 3000)
+    assert max(b - a for a, b in pairwise(alike)) <= 4
+
+
+def test_no_room_for_any_block_brings_them_all() -> None:
+    assert blocks_to_stream(SIZES, 0) == tuple(range(57))
+    assert resident_bytes(SIZES, range(57)) == 2 * 680
+
+
+@pytest.mark.parametrize(
+    ("count", "staying", "moving"),
+    [(8, 8, ()), (8, 99, ()), (8, 0, tuple(range(8))), (8, 4, (1, 3, 5, 7)), (9, 6, (2, 5, 8))],
+)
+def test_a_number_of_blocks_stays(count: int, staying: int, moving: tuple[int, ...]) -> None:
+    assert evenly(count, staying) == moving
+
+
+def test_two_blocks_less_gain_nothing_over_the_buffers() -> None:
+    assert evenly(8, 6) == ()
+    assert blocks_to_stream([10, 10, 10], 29) == (0, 1, 2)

@@ -17,8 +17,9 @@ from darkroom.api.names import Module
 from darkroom.layers.linear import Linear
 from darkroom.quant.packed import PackedTensor
 from darkroom.runtime.backends import Backend, BackendManager, Placement
-from darkroom.runtime.component import Component, replace, slots
+from darkroom.runtime.component import Component
 from darkroom.runtime.devices import Devices
+from darkroom.runtime.slots import replace, slots
 from darkroom.weights.index import TensorIndex
 from darkroom.weights.source import MemorySource
 

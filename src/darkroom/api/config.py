@@ -61,6 +61,28 @@ class EngineConfig(BaseModel):
         "keep weights in RAM and move them when needed; counts only without --params-backend",
         "--offload-to-cpu",
     )
+    max_vram: str = opt(
+        "0",
+        "GiB of a device's memory to use, one number or a list such as cuda0=6,cuda1=4; below 0: all that is "
+        "free less so much; weights that do not fit are brought when they are needed (default: 0, no limit)",
+        "--max-vram",
+        metavar="SPEC",
+    )
+    stream_layers: bool = opt(
+        False,
+        "bring all blocks of the diffusion network one by one, from where its weights live (--params-backend "
+        "cpu or disk); with --max-vram or --n-gpu-layers only those that do not stay",
+        "--stream-layers",
+    )
+    gpu_layers: int = opt(
+        -1,
+        "blocks of the diffusion network that stay on its device, the others are brought one by one "
+        "(default: -1, all; 0: none)",
+        "-ngl",
+        "--n-gpu-layers",
+        metavar="N",
+        ge=-1,
+    )
     clip_on_cpu: bool = opt(
         False, "run text encoders on the CPU; counts only without --backend", "--clip-on-cpu"
     )

@@ -33,10 +33,11 @@ from darkroom.engine.report import Report
 from darkroom.families.base import Conditioning, Frame, Predict, TextPrompt
 from darkroom.families.embeddings import find_embeddings
 from darkroom.runtime.backends import BackendManager, Placement
-from darkroom.runtime.budget import check_size, estimate_activation_bytes
+from darkroom.runtime.budget import ENCODER_BYTES, check_size, estimate_activation_bytes
 from darkroom.runtime.component import Component
 from darkroom.runtime.devices import Devices
 from darkroom.sampling.guidance import PredictBatch
+from darkroom.runtime.residency import apply_limits
 from darkroom.sampling.noise import NoiseSource
 from darkroom.sampling.prediction import Prediction, make_prediction
 
@@ -69,6 +70,7 @@ class Engine:
         self.components = {module: self._component(module) for module in model.sources}
         self.defaults = model.family.defaults(model.architecture)
         self._prompts = PromptCache()
+        apply_limits(self.components, manager, self._usual_activations)
         self._prediction: PredictionType | None = None
 
     @classmethod
@@ -164,6 +166,18 @@ class Engine:
             check_size(width, height, needed, memory.total, component.runtime.name)
 
     def _component(self, module: Module) -> Component:
+    def _usual_activations(self, module: Module) -> int:
+        """Bytes that a module takes besides its weights for a picture of the family's own size."""
+        if module is Module.TE:
+            return ENCODER_BYTES
+        return estimate_activation_bytes(
+            self.defaults.width,
+            self.defaults.height,
+            itemsize=self.components[module].dtype.itemsize,
+            batch=1 if self.defaults.cfg_scale == 1.0 else 2,
+            **({"unet_channels": 0} if module is Module.VAE else {"decoder_channels": 0}),
+        )
+
         spec = self.model.family.modules(self.model.architecture)[module]
         runtime = self.manager.runtime(module)
         # In float16 the decoder of SDXL, for one, overflows, and the picture is black.

@@ -7,7 +7,7 @@ that for its group, and the projections are computed one by one again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -34,10 +34,14 @@ def project(x: Tensor, linears: Sequence[nn.Module]) -> tuple[Tensor, ...]:
     return torch.split(F.linear(x, weight, bias), widths, dim=-1)
 
 
-def join_weights(net: nn.Module) -> None:
-    """Lays the weights of every group that a module of `net` declares side by side in memory."""
+def join_weights(net: nn.Module, without: Collection[nn.Module] = ()) -> None:
+    """Lays the weights of every group that a module of `net` declares side by side in memory.
+
+    without: modules that are left as they are, with all that is in them.
+    """
+    left = {id(part) for module in without for part in module.modules()}
     for module in net.modules():
-        if isinstance(module, HasJointProjections):
+        if id(module) not in left and isinstance(module, HasJointProjections):
             for group in module.joint_projections():
                 linears = [linear for linear in group if type(linear) is Linear]
                 if len(linears) == len(group):

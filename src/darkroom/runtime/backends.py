@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -18,7 +18,9 @@ from darkroom.api.errors import OutOfMemoryError, PlacementError
 from darkroom.api.names import ComputeType, Module
 from darkroom.runtime.assignment import Assignments, is_disk
 from darkroom.runtime.budget import format_bytes
+from darkroom.runtime.courier import Courier
 from darkroom.runtime.devices import Device, Devices
+from darkroom.runtime.limits import Limits
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +37,11 @@ class Backend(ABC):
 
     A provider makes it, a `BackendManager` owns it; everybody else only refers to it.
     After `close` any use of its device is a RuntimeError.
+
+    joins_projections: whether several products of one input are faster as one here (layers.joint).
     """
+
+    joins_projections = False
 
     def __init__(self, info: Device, device: torch.device) -> None:
         """`device`: where networks here take and give tensors; cpu for a device that torch does not know."""
@@ -87,6 +93,17 @@ class Backend(ABC):
         """`tensor` on this device, its memory format kept."""
         return tensor.to(self.device)
 
+    def courier(self, *, reads_files: bool) -> Courier:
+        """Who brings weights here while the device works. reads_files: what is brought comes from files."""
+        return Courier()
+
+    def page_lock(self, memory: Tensor) -> Callable[[], None]:
+        """Makes copies from main memory to here run beside other work; what it returns undoes that.
+
+        memory: whole pages of it, in use by nobody else.
+        """
+        return lambda: None
+
     def accelerate(self, net: nn.Module) -> nn.Module:
         """What to call instead of `net` while its weights are here: `net` itself, or a faster equal of it.
 
@@ -94,8 +111,11 @@ class Backend(ABC):
         """
         return net
 
+    def lay_out(self, net: nn.Module, without: Collection[nn.Module]) -> None:  # noqa: B027
+        """Makes `net` faster as it is, where not all of its weights are here: `without` are those modules."""
+
     def retire(self, accelerated: nn.Module) -> None:  # noqa: B027
-        """Frees what `accelerate` has made, whoever still holds it."""
+        """Frees what `accelerate` has made, or `lay_out` of it, whoever still holds it."""
 
     def synchronize(self) -> None:  # noqa: B027
         """Waits for all work in flight."""
@@ -147,10 +167,11 @@ class Residency(NamedTuple):
 
 @dataclass(frozen=True)
 class Placement:
-    """Every module's residency, on the devices of this machine."""
+    """Every module's residency, on the devices of this machine, and how much of one may be used."""
 
     devices: Devices
     residencies: Mapping[Module, Residency]
+    limits: Limits
 
     @classmethod
     def parse(cls, config: EngineConfig, devices: Devices) -> Placement:
@@ -159,6 +180,7 @@ class Placement:
         Raises PlacementError.
         """
         assignments = Assignments.of(config)
+        limits = Limits.of(config)
         for assignment, name in assignments.names():
             if not is_disk(name):
                 devices.resolve(name, assignment.flag)
@@ -168,7 +190,7 @@ class Placement:
             name = assignments.params.get(module)
             params = None if is_disk(name) else devices.resolve(name) if name else runtime
             residencies[module] = Residency(runtime, params)
-        return cls(devices, residencies)
+        return cls(devices, residencies, limits.resolved(lambda name: devices.resolve(name).name))
 
     def of(self, module: Module) -> Residency:
         """Where `module` is placed."""
@@ -196,6 +218,10 @@ class BackendManager:
         """Where the weights of `module` live; None: in their file."""
         device = self.placement.of(module).params
         return None if device is None else self._backend(device, module)
+
+    def host(self, module: Module) -> Backend:
+        """The processor, whose memory weights of `module` wait in while they are not needed."""
+        return self._backend(self.placement.devices.resolve("cpu"), module)
 
     @property
     def backends(self) -> tuple[Backend, ...]:

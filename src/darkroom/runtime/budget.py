@@ -1,6 +1,8 @@
-"""How much memory a picture takes, before any is asked for."""
+"""How much memory a picture takes, before any is asked for, and which weights a device can hold besides."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from darkroom.api.errors import RequestError
 
@@ -9,6 +11,15 @@ DECODER_WIDTHS = 2.5
 
 UNET_WIDTHS = 20
 """The same for the UNet's first level: its feed-forward takes 16 widths, skips and residuals the others."""
+
+ENCODER_BYTES = 2**27
+"""Activations of a text encoder: those of T5-XXL and Qwen2.5-VL for 512 tokens are about half of it."""
+
+BUFFERS = 2
+"""Blocks that come and go have room for so many at a time: one that runs, one that is being brought."""
+
+STEPS = 512
+"""Rates that are tried between nothing and the largest block with each call."""
 
 
 def estimate_activation_bytes(
@@ -40,6 +51,51 @@ def check_size(width: int, height: int, needed: int, total: int, device: str) ->
             f"size: {width}x{height} needs about {format_bytes(needed)} of memory, "
             f"{device} has {format_bytes(total)}; a smaller --width or --height fits"
         )
+
+
+def blocks_to_stream(sizes: Sequence[int], room: int) -> tuple[int, ...]:
+    """Numbers of the blocks to bring one by one, so that the others fit into `room` bytes with two buffers.
+
+    As few bytes as possible, and in step with the network: blocks of any size take about as long to run, so
+    the bytes are spread evenly over the calls, and a block is brought while those before it run. All of them
+    where not even that fits.
+
+    sizes: bytes of each block in the order of their calls.
+    """
+    if sum(sizes) <= room:
+        return ()
+    largest = max(sizes)
+    for share in range(1, STEPS):
+        streamed = _spread(sizes, largest * share / STEPS)
+        if streamed and resident_bytes(sizes, streamed) <= room:
+            return streamed
+    return tuple(range(len(sizes)))
+
+
+def evenly(count: int, staying: int) -> tuple[int, ...]:
+    """Numbers of the blocks to bring one by one so that `staying` of `count` stay, the others spread evenly.
+
+    None if no more are left than have room in the buffers.
+    """
+    moving = count - staying if count - staying > BUFFERS else 0
+    return tuple(i for i in range(count) if (i + 1) * moving // count > i * moving // count)
+
+
+def resident_bytes(sizes: Sequence[int], streamed: Sequence[int]) -> int:
+    """Bytes on the device while those numbered in `streamed` come and go: the others, and the buffers."""
+    buffers = BUFFERS * max((sizes[i] for i in streamed), default=0)
+    return sum(sizes) - sum(sizes[i] for i in streamed) + buffers
+
+
+def _spread(sizes: Sequence[int], rate: float) -> tuple[int, ...]:
+    """The blocks that are due when `rate` bytes can be brought while one block runs."""
+    streamed, brought = [], 0.0
+    for number, size in enumerate(sizes):
+        brought += rate
+        if brought >= size:
+            streamed.append(number)
+            brought -= size
+    return tuple(streamed)
 
 
 def format_bytes(count: int) -> str:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from darkroom.runtime.backends import Backend
+from darkroom.runtime.blocks import Block, find_blocks
 from darkroom.runtime.budget import format_bytes
-from darkroom.weights.bind import bind_weights
+from darkroom.runtime.slots import Slot, replace, slots
+from darkroom.runtime.stream import BlockStream, Streaming
+from darkroom.runtime.streamed import FiledBlock, HousedBlock, StreamedBlock
+from darkroom.weights.bind import bind_weights, bound_bytes
 from darkroom.weights.source import TensorSource
 
 logger = logging.getLogger(__name__)
@@ -24,7 +28,7 @@ OnBytes = Callable[[int], None]
 
 @dataclass
 class Traffic:
-    """What a component has moved so far: from its file, and from one device to another."""
+    """What a component has moved so far: from its file, from one device to another, and block by block."""
 
     loads: int = 0
     loaded_bytes: int = 0
@@ -32,6 +36,8 @@ class Traffic:
     moves: int = 0
     moved_bytes: int = 0
     move_seconds: float = 0.0
+    streamed_blocks: int = 0
+    streamed_bytes: int = 0
 
 
 class Component:
@@ -40,6 +46,8 @@ class Component:
     params is runtime: weights are read once and stay. params is another backend: they are read once to there,
     copied to the runtime backend for each use, and the copies dropped after it. params is None: they are read
     from the file for each use and dropped after it.
+
+    `streaming` names blocks that are never there with the others: each is brought when it is its turn.
 
     One thread at a time. Backends are the manager's; a component never closes them.
     """
@@ -71,6 +79,8 @@ class Component:
         self._net: nn.Module | None = None
         self._accelerated: nn.Module | None = None
         self._at_home: list[Slot] = []
+        self._streaming: Streaming | None = None
+        self._stream: BlockStream | None = None
         self._is_bound = False
         self._visitors = 0
 
@@ -85,10 +95,7 @@ class Component:
 
         Weights that stay packed count so from the first time that they were read.
         """
-        return sum(
-            tensor.numel() * (self.dtype if tensor.is_floating_point() else tensor.dtype).itemsize
-            for tensor in {id(slot.tensor): slot.tensor for slot in slots(self._network())}.values()
-        )
+        return self._nbytes(slots(self._network()))
 
     @property
     def file_bytes(self) -> int:
@@ -96,7 +103,27 @@ class Component:
         if self._source is None:
             return 0
         index = self._source.index
-        return sum(index[name].nbytes for name in self._network().state_dict() if name in index)
+        later = self._streamed_tensors() if self._streaming and self._streaming.home is None else ()
+        names = self._network().state_dict()
+        return sum(index[name].nbytes for name in names if name in index and name not in later)
+
+    def weigh(self) -> tuple[int, list[Block]]:
+        """Bytes that the weights will take on a device, and the blocks they can come in; reads no weight."""
+        if self._source is None:
+            return 0, []
+        net = self._network()
+        sizes = bound_bytes(net, self._source.index, dtype=self.dtype, keep_packed=self.keep_packed)
+        return sum(sizes.values()), find_blocks(net, sizes)
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether some blocks come one by one."""
+        return self._streaming is not None
+
+    def stream(self, blocks: Sequence[Block], home: Backend | None) -> None:
+        """From now on brings `blocks` one by one, from `home` or from the file; before weights are loaded."""
+        assert not self._is_bound, "weights are where they were to be before"
+        self._streaming = Streaming(tuple(blocks), home) if blocks else None
 
     def load(self, on_bytes: OnBytes | None = None) -> None:
         """Reads the weights to where they live, unless they are there or live in the file.
@@ -118,6 +145,8 @@ class Component:
             if self._accelerated is None:
                 self._accelerated = self._arrive(on_bytes)
             with self.runtime.guarded(f"running {self.name}"):
+                if self._stream is not None and self._visitors == 1:
+                    self._stream.start()
                 yield self._accelerated
         finally:
             self._visitors -= 1
@@ -142,7 +171,10 @@ class Component:
             self.load(on_bytes)
             if self.params is not self.runtime:
                 self._move(self.params)
-        return self.runtime.accelerate(self._network())
+        if self._stream is None:
+            return self.runtime.accelerate(self._network())
+        self.runtime.lay_out(self._network(), without=self._stream.modules)
+        return self._network()
 
     def _bind(self, backend: Backend, on_bytes: OnBytes | None) -> None:
         if self._source is None:
@@ -151,34 +183,92 @@ class Component:
         net = self._network()
         try:
             with backend.guarded(f"loading {self.name}"):
-                bind_weights(
-                    net,
-                    self._source,
-                    device=backend.device,
-                    dtype=self.dtype,
-                    subject=self.name,
-                    keep_packed=self.keep_packed,
-                    on_bytes=on_bytes,
-                )
+                rest = self._source.index.keys() - self._streamed_tensors()
+                self._fill(net, self._source, backend, rest, on_bytes)
+                if self._streaming is not None:
+                    home = self._streaming.home
+                    blocks = [self._block(block, home, on_bytes) for block in self._streaming.blocks]
+                    self._stream = BlockStream(blocks, self.runtime, self._count)
                 backend.synchronize()
         except BaseException:
             self._drop()
             raise
         self._is_bound = True
-        size, seconds = self.nbytes, time.perf_counter() - start
+        size, seconds = self._nbytes(self._staying(without_files=True)), time.perf_counter() - start
         self.traffic.loads += 1
         self.traffic.loaded_bytes += size
         self.traffic.load_seconds += seconds
-        logger.info("%s: loaded %s in %.1f s to %s", self.name, format_bytes(size), seconds, backend.name)
+        home = self._streaming.home if self._streaming else None
+        where = backend.name if home is None or home is backend else f"{backend.name} and {home.name}"
+        logger.info("%s: loaded %s in %.1f s to %s", self.name, format_bytes(size), seconds, where)
+
+    def _fill(
+        self,
+        net: nn.Module,
+        source: TensorSource,
+        backend: Backend,
+        only: Collection[str],
+        on_bytes: OnBytes | None = None,
+    ) -> None:
+        bind_weights(
+            net,
+            source,
+            device=backend.device,
+            dtype=self.dtype,
+            subject=self.name,
+            keep_packed=self.keep_packed,
+            only=only,
+            on_bytes=on_bytes,
+        )
+
+    def _block(self, block: Block, home: Backend | None, on_bytes: OnBytes | None) -> StreamedBlock:
+        """A block that comes and goes, its weights read to their home."""
+        assert self._source is not None, "its weights are being read"
+        module, source = self._network().get_submodule(block.name), self._source.under(f"{block.name}.")
+        kept = [module.get_submodule(name) for name in block.shared]
+
+        def release() -> None:
+            for name in block.tensors:
+                source.release(name)
+
+        if home is None:
+            read = partial(self._fill, module, source, self.runtime, block.tensors)
+            return FiledBlock(module, kept, block.nbytes, read, release)
+        self._fill(module, source, home, block.tensors, on_bytes)
+        housed = HousedBlock(module, kept, home, self.runtime)
+        release()
+        return housed
+
+    def _staying(self, *, without_files: bool = False) -> list[Slot]:
+        """The places whose tensors do not come and go, or do not come from files."""
+        stream = self._stream
+        if stream is None or (without_files and self._streaming and self._streaming.home is not None):
+            return slots(self._network())
+        return [slot for slot in slots(self._network()) if not stream.holds(slot)]
+
+    def _nbytes(self, places: Iterable[Slot]) -> int:
+        tensors = {id(slot.tensor): slot.tensor for slot in places}.values()
+        return sum(
+            tensor.numel() * (self.dtype if tensor.is_floating_point() else tensor.dtype).itemsize
+            for tensor in tensors
+        )
+
+    def _streamed_tensors(self) -> set[str]:
+        blocks = self._streaming.blocks if self._streaming else ()
+        return {f"{block.name}.{tensor}" for block in blocks for tensor in block.tensors}
+
+    def _count(self, nbytes: int) -> None:
+        self.traffic.streamed_blocks += 1
+        self.traffic.streamed_bytes += nbytes
 
     def _move(self, home: Backend) -> None:
         """Puts copies on the runtime backend in the place of the weights, which stay where they are."""
         start = time.perf_counter()
-        self._at_home = slots(self._network())
+        self._at_home = self._staying()
         with self.runtime.guarded(f"moving {self.name} there"):
             replace(self._at_home, self.runtime.take)
             self.runtime.synchronize()
-        size, seconds = self.nbytes, time.perf_counter() - start
+        size, seconds = self._nbytes(self._at_home), time.perf_counter() - start
         self.traffic.moves += 1
         self.traffic.moved_bytes += size
         self.traffic.move_seconds += seconds
@@ -192,7 +282,11 @@ class Component:
         )
 
     def _leave(self) -> None:
+        if self._stream is not None:
+            self._stream.stop()
         if self.params is self.runtime:
+            if self._stream is not None:
+                self.runtime.empty_cache()
             self.runtime.rest()
             return
         self._retire()
@@ -212,39 +306,12 @@ class Component:
 
     def _drop(self) -> None:
         """Leaves the network without weights; who still holds it holds no memory."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
         if self._net is not None:
             replace(slots(self._net), lambda tensor: torch.empty_like(tensor, device="meta"))
         if self._source is not None:
             for name in self._source.index:
                 self._source.release(name)
         self._is_bound = False
-
-
-class Slot(NamedTuple):
-    """One place of a network that holds a tensor."""
-
-    table: dict[str, Tensor | None]
-    key: str
-    tensor: Tensor
-
-
-def slots(net: nn.Module) -> list[Slot]:
-    """Every parameter and buffer of `net` in its place; one that stands in two places is listed twice."""
-    return [
-        Slot(table, key, tensor)
-        for module in net.modules()
-        for table in (cast("dict[str, Tensor | None]", module._parameters), module._buffers)
-        for key, tensor in table.items()
-        if tensor is not None
-    ]
-
-
-def replace(places: Sequence[Slot], new: Callable[[Tensor], Tensor]) -> None:
-    """Puts `new(tensor)` in the place of each tensor; what was one tensor in two places is one again."""
-    made: dict[int, Tensor] = {}
-    for table, key, tensor in places:
-        if id(tensor) not in made:
-            fresh = new(tensor.detach())
-            is_parameter = isinstance(tensor, nn.Parameter)
-            made[id(tensor)] = nn.Parameter(fresh, requires_grad=False) if is_parameter else fresh
-        table[key] = made[id(tensor)]

@@ -5,14 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
 
 from darkroom.api.names import ComputeType
 from darkroom.core.malloc import release_freed_memory
+from darkroom.layers.joint import join_weights
+from darkroom.layers.packed_linear import unpack_ahead, unpack_in_time
 from darkroom.runtime.backends import Backend, Memory
+from darkroom.runtime.budget import format_bytes
+from darkroom.runtime.courier import Courier, CudaCourier
 from darkroom.runtime.devices import Device, DeviceType
 from darkroom.runtime.graphs import GraphedModule, accelerate
 from darkroom.runtime.host import free_and_total_memory, physical_cores
@@ -21,6 +26,9 @@ from darkroom.runtime.settings import Setting
 logger = logging.getLogger(__name__)
 
 DTYPES = {ComputeType.F32: torch.float32, ComputeType.BF16: torch.bfloat16, ComputeType.F16: torch.float16}
+
+PORTABLE = 1
+"""CUDA's cudaHostRegisterPortable: memory locked for all cards."""
 
 _THREADS = Setting(torch.get_num_threads, torch.set_num_threads)
 _MATMUL_PRECISION = Setting(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision)
@@ -98,6 +106,8 @@ class CpuBackend(Backend):
 class CudaBackend(Backend):
     """One NVIDIA or AMD card: torch calls both cuda."""
 
+    joins_projections = True
+
     def memory(self) -> Memory:
         """The card's memory, other processes counted as used."""
         return Memory(*torch.cuda.mem_get_info(self.device))
@@ -118,14 +128,45 @@ class CudaBackend(Backend):
         """`tensor` on this card, its memory format kept; later work on the card waits for it."""
         return tensor.to(self.device, non_blocking=True)
 
+    def courier(self, *, reads_files: bool) -> Courier:
+        """Copies in a stream of their own."""
+        return CudaCourier(self.device, in_background=reads_files)
+
+    def page_lock(self, memory: Tensor) -> Callable[[], None]:
+        """Registers the pages with the driver; where it declines, copies are slower and wait."""
+        if memory.device.type != "cpu" or not memory.numel():
+            return super().page_lock(memory)
+        runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+        address = memory.data_ptr()
+        with torch.cuda.device(self.device):
+            status = int(runtime.cudaHostRegister(address, memory.numel(), PORTABLE))
+        if status:
+            with suppress(RuntimeError):  # the next launch would find the error and take it for its own
+                torch.zeros(1, device=self.device)
+            logger.warning(
+                "%s: %s of memory could not be locked (error %d); copies from it are slower",
+                self.name,
+                format_bytes(memory.numel()),
+                status,
+            )
+            return super().page_lock(memory)
+        return lambda: runtime.cudaHostUnregister(address)
+
     def accelerate(self, net: nn.Module) -> nn.Module:
         """Projections of one input joined into one product, calls replayed as CUDA graphs."""
         return accelerate(net)
+
+    def lay_out(self, net: nn.Module, without: Collection[nn.Module]) -> None:
+        """As `accelerate` does, but for the graphs: they would keep what they read."""
+        join_weights(net, without)
+        unpack_ahead(net, without)
 
     def retire(self, accelerated: nn.Module) -> None:
         """Lets go of recorded graphs and their memory."""
         if isinstance(accelerated, GraphedModule):
             accelerated.forget()
+        else:
+            unpack_in_time(accelerated)
 
     def synchronize(self) -> None:
         """Waits for the card."""

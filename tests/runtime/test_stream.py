@@ -1,0 +1,437 @@
+"""Networks whose blocks come one by one: the same output, and nothing left behind."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from darkroom.api.config import EngineConfig
+from darkroom.api.errors import OutOfMemoryError
+from darkroom.api.names import Module
+from darkroom.families.flux.model import Flux, FluxNetConfig
+from darkroom.nets.flux_blocks import StreamsConfig
+from darkroom.nets.te.t5 import T5Config, T5EncoderModel
+from darkroom.nets.unet import UNetConfig, UNetModel
+from darkroom.quant.packed import PackedTensor
+from darkroom.runtime.backends import BackendManager, Placement
+from darkroom.runtime.budget import evenly
+from darkroom.runtime.component import Component
+from darkroom.runtime.courier import Courier, Wait
+from darkroom.runtime.devices import Devices
+from darkroom.runtime.slots import slots
+from darkroom.weights.source import MemorySource
+
+Call = Callable[[nn.Module, str], Tensor]
+
+
+def unet() -> nn.Module:
+    return UNetModel(
+        UNetConfig(
+            model_channels=32,
+            channel_mult=(1, 2),
+            num_res_blocks=(2, 1),
+            transformer_depth=(1, 1),
+            context_dim=64,
+        )
+    )
+
+
+def call_unet(net: nn.Module, device: str = "cpu") -> Tensor:
+    x, context = torch.linspace(-1, 1, 512).view(2, 4, 8, 8), torch.linspace(-1, 1, 2 * 7 * 64).view(2, 7, 64)
+    out: Tensor = net(x.to(device), torch.full((2,), 500.0, device=device), context.to(device))
+    return out
+
+
+def flux() -> nn.Module:
+    return Flux(FluxNetConfig(StreamsConfig(16, 16, 32, 64, 32, 128, 3, 5), vector_dim=24, time_dim=32))
+
+
+def call_flux(net: nn.Module, device: str = "cpu") -> Tensor:
+    x, context = torch.linspace(-1, 1, 64).view(1, 4, 4, 4), torch.linspace(-1, 1, 5 * 32).view(1, 5, 32)
+    one = torch.ones(1, device=device)
+    out: Tensor = net(x.to(device), one / 2, context.to(device), torch.ones(1, 24, device=device), one)
+    return out
+
+
+def t5() -> nn.Module:
+    return T5EncoderModel(T5Config(50, 32, 64, 32, 6, 4, 8))
+
+
+def call_t5(net: nn.Module, device: str = "cpu") -> Tensor:
+    out: Tensor = net(torch.arange(9, device=device)[None])
+    return out
+
+
+NETWORKS = {"unet": (unet, call_unet), "flux": (flux, call_flux), "t5": (t5, call_t5)}
+
+
+def weights_of(build: Callable[[], nn.Module]) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    net = build()
+    return {name: torch.randn_like(tensor) * 0.05 for name, tensor in net.state_dict().items()}
+
+
+Place = Callable[..., Component]
+
+
+@pytest.fixture
+def place(devices: Devices, request: pytest.FixtureRequest) -> Iterator[Place]:
+    """Makes a component of which `staying` blocks stay: place(build, backend, params_backend, staying=2).
+
+    On fake devices, unless the test is for a card.
+    """
+    managers = []
+    if request.node.get_closest_marker("gpu"):
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+        devices = Devices.discover()
+
+    def make(
+        build: Callable[[], nn.Module],
+        backend: str,
+        params_backend: str,
+        *,
+        staying: int = 2,
+        weights: dict[str, Tensor | PackedTensor] | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Component:
+        def on_meta() -> nn.Module:
+            with torch.device("meta"):
+                return build()
+
+        config = EngineConfig(backend=f"all={backend},te=cpu", params_backend=params_backend, threads=1)
+        manager = BackendManager(Placement.parse(config, devices), threads=1)
+        managers.append(manager)
+        manager.runtime(Module.TE)  # its settings hold for all of them
+        params = manager.params(Module.DIFFUSION)
+        runtime = manager.runtime(Module.DIFFUSION)
+        component = Component(
+            "diffusion",
+            on_meta,
+            MemorySource(weights or dict(weights_of(build))),
+            runtime=runtime,
+            params=params,
+            dtype=dtype,
+            keep_packed=True,
+        )
+        _, blocks = component.weigh()
+        home = manager.host(Module.DIFFUSION) if params is runtime else params
+        component.stream([blocks[i] for i in evenly(len(blocks), staying)], home)
+        return component
+
+    yield make
+    for manager in managers:
+        manager.close()
+
+
+RESIDENCIES = [
+    ("cpu", "disk"),
+    ("vulkan0", "cpu"),
+    ("vulkan0", "disk"),
+    ("vulkan0", ""),
+    ("vulkan0", "vulkan1"),
+]
+
+
+@pytest.fixture
+def expected(place: Place) -> Callable[[str], Tensor]:
+    """What a network gives with all its weights there."""
+
+    def call(name: str) -> Tensor:
+        build, run = NETWORKS[name]
+        component = place(build, "cpu", "", staying=99)
+        with torch.inference_mode(), component.resident() as net:
+            return run(net, "cpu")
+
+    return call
+
+
+@pytest.mark.parametrize(("backend", "params_backend"), RESIDENCIES)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_output_is_the_same_to_the_last_bit(place, expected, name, backend, params_backend) -> None:
+    build, run = NETWORKS[name]
+    component = place(build, backend, params_backend)
+    with torch.inference_mode():
+        for _ in range(2):
+            with component.resident() as net:
+                for _ in range(3):
+                    assert torch.equal(run(net, "cpu"), expected(name))
+    assert component.traffic.streamed_blocks
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_no_block_at_all_stays(place, expected, name) -> None:
+    build, run = NETWORKS[name]
+    with torch.inference_mode(), place(build, "vulkan0", "cpu", staying=0).resident() as net:
+        assert torch.equal(run(net, "cpu"), expected(name))
+
+
+class LateCourier(Courier):
+    """Brings nothing before somebody waits for it, and what was asked for first, first."""
+
+    def __init__(self) -> None:
+        self.asked: list[Callable[[], None]] = []
+        self.most = 0
+
+    def bring(self, work: Callable[[], None]) -> Wait:
+        self.asked.append(work)
+        self.most = max(self.most, len(self.asked))
+
+        def wait() -> None:
+            while work in self.asked:
+                self.asked.pop(0)()
+
+        return wait
+
+    def close(self) -> None:
+        self.asked.clear()
+
+
+@pytest.mark.parametrize("params_backend", ["cpu", "disk", ""])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_blocks_are_waited_for_and_room_is_used_again_only_when_it_is_free(
+    place, expected, monkeypatch, name, params_backend
+) -> None:
+    build, run = NETWORKS[name]
+    component = place(build, "vulkan0", params_backend, staying=1)
+    courier = LateCourier()
+    monkeypatch.setattr(component.runtime, "courier", lambda reads_files: courier)
+    with torch.inference_mode(), component.resident() as net:
+        for _ in range(2):
+            assert torch.equal(run(net, "cpu"), expected(name))
+    assert courier.most == 2
+
+
+class Ladder(nn.Module):
+    """Calls its blocks as it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(6))
+
+    def forward(self, x: Tensor, *order: int) -> Tensor:
+        for number in order:
+            x = self.blocks[number](x)
+        return x
+
+
+X = torch.linspace(-1, 1, 4)[None]
+
+
+def ladder(*order: int) -> Tensor:
+    net = Ladder()
+    net.load_state_dict(weights_of(Ladder))
+    out: Tensor = net(X, *order)
+    return out
+
+
+@pytest.mark.parametrize("params_backend", ["cpu", "disk"])
+def test_blocks_may_be_called_in_any_order_and_often(place, params_backend) -> None:
+    component = place(Ladder, "vulkan0", params_backend, staying=1)
+    with torch.inference_mode(), component.resident() as net:
+        for order in [(0, 1, 2, 3, 4, 5), (5, 5, 4, 0), (2,), (), (3, 1, 3, 1), (0, 1, 2, 3, 4, 5)]:
+            assert torch.equal(net(X, *order), ladder(*order))
+
+
+def test_each_block_is_brought_once_a_call_when_the_order_is_known(place) -> None:
+    component = place(Ladder, "vulkan0", "cpu", staying=0)
+    counts = []
+    with torch.inference_mode(), component.resident() as net:
+        for _ in range(4):
+            before = component.traffic.streamed_blocks
+            net(X, *range(6))
+            counts.append(component.traffic.streamed_blocks - before)
+    # The first two are there before the first call; from the second on, the call before brings two.
+    assert counts == [4, 6 + 2, 6, 6]
+    nbytes = component.weigh()[1][0].nbytes
+    assert component.traffic.streamed_bytes >= component.traffic.streamed_blocks * nbytes
+
+
+def test_a_network_that_runs_once_brings_each_block_once(place) -> None:
+    component = place(Ladder, "vulkan0", "cpu", staying=0)
+    with torch.inference_mode(), component.resident() as net:
+        net(X, *range(6))
+    assert component.traffic.streamed_blocks == 6
+
+
+def test_packed_weights_travel_packed(place) -> None:
+    weights: dict[str, Tensor | PackedTensor] = {}
+    for name, tensor in weights_of(t5).items():
+        is_matrix = tensor.ndim == 2 and "relative" not in name
+        weights[name] = PackedTensor.encode(tensor, "q8_0") if is_matrix else tensor
+    unpacked = {n: w.decode(torch.float32) if isinstance(w, PackedTensor) else w for n, w in weights.items()}
+    net = t5()
+    net.load_state_dict(unpacked)
+    for params_backend in ("cpu", "disk", ""):
+        component = place(t5, "vulkan0", params_backend, staying=0, weights=weights)
+        total, blocks = component.weigh()
+        with torch.inference_mode():
+            for _ in range(2):
+                with component.resident() as streamed:
+                    torch.testing.assert_close(call_t5(streamed), call_t5(net))
+        assert total == sum(
+            w.nbytes if isinstance(w, PackedTensor) else w.numel() * w.itemsize for w in weights.values()
+        )
+        traffic = component.traffic
+        assert traffic.streamed_bytes < 2 * traffic.streamed_blocks * max(block.nbytes for block in blocks)
+
+
+def device_of(net: nn.Module) -> set[str]:
+    return {slot.tensor.device.type for slot in slots(net)}
+
+
+@pytest.mark.parametrize(("params_backend", "home"), [("cpu", {"cpu"}), ("disk", {"meta"})])
+def test_nothing_stays_after_use(place, params_backend, home) -> None:
+    component = place(Ladder, "cpu" if params_backend == "disk" else "meta0", params_backend)
+    with torch.inference_mode(), component.resident() as net:
+        net(X.to("meta") if params_backend == "cpu" else X, *range(6))
+    assert device_of(net) == home
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+
+
+def test_room_on_the_device_is_given_back(place) -> None:
+    component = place(Ladder, "vulkan0", "", staying=3)
+    seen: list[weakref.ref[Tensor]] = []
+    with torch.inference_mode(), component.resident() as net:
+        for block in net.blocks:
+            block.register_forward_pre_hook(lambda block, *_: seen.append(weakref.ref(block[0].weight)))
+        net(X, *range(6))
+        assert component.runtime.emptied == 0
+    gc.collect()
+    assert [weight() is None for weight in seen] == [False, True] * 3
+    assert component.runtime.emptied == 1
+
+
+def test_blocks_that_stay_are_read_once_and_the_others_wait_in_main_memory(place) -> None:
+    component = place(Ladder, "meta0", "", staying=3)
+    for _ in range(2):
+        with torch.inference_mode(), component.resident() as net:
+            net(X.to("meta"), *range(6))
+        there = [slot.tensor.device.type for slot in slots(net)]
+        assert (there.count("meta"), there.count("cpu")) == (6, 6)
+    assert (component.traffic.loads, component.traffic.moves) == (1, 0)
+
+
+def interrupted(component: Component, order: range) -> None:
+    with component.resident() as net:
+        net(X, *order)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("params_backend", ["cpu", "disk", ""])
+def test_work_that_is_cancelled_leaves_everything_clean(place, params_backend) -> None:
+    component = place(Ladder, "vulkan0", params_backend, staying=1)
+    with torch.inference_mode():
+        for order in (range(3), range(6)):
+            with pytest.raises(KeyboardInterrupt):
+                interrupted(component, order)
+            net = component._network()
+            assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+        with component.resident() as net:
+            assert torch.equal(net(X, *range(6)), ladder(*range(6)))
+
+
+@pytest.mark.parametrize("params_backend", ["cpu", "disk"])
+def test_block_that_fails_can_be_called_again(place, params_backend) -> None:
+    component = place(Ladder, "vulkan0", params_backend, staying=0)
+    with torch.inference_mode(), component.resident() as net:
+        for number in range(6):
+            with pytest.raises(RuntimeError, match=r"size|shape"):
+                net(X[:, :3], number)
+        assert torch.equal(net(X, *range(6)), ladder(*range(6)))
+
+
+def test_device_too_small_for_the_buffers_is_named(place, monkeypatch) -> None:
+    component = place(Ladder, "vulkan0", "cpu")
+
+    def fail(reads_files: bool) -> Courier:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(component.runtime, "courier", fail)
+    with pytest.raises(OutOfMemoryError, match=r"^vulkan0: out of memory"), component.resident():
+        pass
+    monkeypatch.undo()
+    with torch.inference_mode(), component.resident() as net:
+        assert torch.equal(net(X, *range(6)), ladder(*range(6)))
+
+
+def test_inner_use_leaves_the_blocks_to_the_outer_one(place) -> None:
+    component = place(Ladder, "vulkan0", "cpu", staying=0)
+    with torch.inference_mode(), component.resident() as net:
+        with component.resident() as inner:
+            assert inner is net
+        assert torch.equal(net(X, *range(6)), ladder(*range(6)))
+
+
+def test_progress_counts_what_is_read_before_the_network_runs(place) -> None:
+    for params_backend in ("cpu", "disk", ""):
+        counted: list[int] = []
+        component = place(Ladder, "vulkan0", params_backend, staying=2)
+        total = component.file_bytes
+        with component.resident(counted.append):
+            assert sum(counted) == total == (2 if params_backend == "disk" else 6) * 20 * 4
+
+
+def test_closed_component_has_no_weights(place) -> None:
+    component = place(Ladder, "vulkan0", "")
+    component.load()
+    component.close()
+    assert device_of(component._network()) == {"meta"}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("params_backend", ["cpu", "disk", ""])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_output_is_the_same_on_a_card(place, name, params_backend) -> None:
+    build, run = NETWORKS[name]
+    with torch.inference_mode():
+        with place(build, "cuda0", "", staying=99).resident() as net:
+            expected = run(net, "cuda").clone()
+        component = place(build, "cuda0", params_backend, staying=2)
+        for _ in range(2):
+            with component.resident() as net:
+                for _ in range(5):
+                    torch.testing.assert_close(run(net, "cuda"), expected, rtol=1e-5, atol=1e-6)
+
+
+class Wide(nn.Module):
+    """Blocks of 64 MB, each much faster to compute than to bring."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(4096, 4096), nn.Tanh()) for _ in range(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("params_backend", ["cpu", "disk", ""])
+def test_memory_of_a_card_holds_what_stays_and_two_blocks(place, params_backend) -> None:
+    component = place(Wide, "cuda0", params_backend, staying=2)
+    _, blocks = component.weigh()
+    x = torch.linspace(-1, 1, 4096, device="cuda")[None]
+    weights = weights_of(Wide)
+    resident = Wide().cuda()
+    resident.load_state_dict(weights)
+    with torch.inference_mode():
+        expected = resident(x)
+        del resident
+        for use in range(2):
+            before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            with component.resident() as net:
+                for _ in range(5):
+                    torch.testing.assert_close(net(x), expected, rtol=1e-4, atol=1e-5)
+            stays = 2 * blocks[0].nbytes if params_backend == "" else 0
+            new = stays if use == 0 else 0
+            assert abs(torch.cuda.memory_allocated() - before - new) < 2**20
+            room = (4 if params_backend or use == 0 else 2) * blocks[0].nbytes
+            assert torch.cuda.max_memory_allocated() - before < room + 2**25
