@@ -25,6 +25,8 @@ from darkroom.nets.vae.kl import KLConfig
 from darkroom.sampling.extra_args import parse_extra_args
 from darkroom.sampling.prediction import make_prediction
 from darkroom.sampling.schedules import get_sigmas
+from darkroom.tokenizers.gguf_vocab import GGUFTokenizer
+from darkroom.tokenizers.t5 import T5Tokenizer
 from darkroom.weights.index import TensorIndex, TensorInfo
 
 COMPANIONS = {
@@ -256,3 +258,11 @@ def test_guidance_is_a_number_for_each_picture() -> None:
     framed = FAMILY.frame(cond, Frame(512, 512, 3.5), None)  # type: ignore[arg-type]
     assert framed.guidance is not None
     assert (framed.guidance.dtype, framed.guidance.tolist()) == (torch.float32, [3.5])
+
+
+def test_t5s_own_vocabulary_wins(configs: dict[str, FluxConfig]) -> None:
+    index = native(FILES["gguf"], FAMILY.key_rules())
+    own = FAMILY.detect(TensorIndex(index.values(), {"tokenizer.ggml.model": "t5"}))
+    assert own is not None
+    assert isinstance(own.t5_tokenizer, GGUFTokenizer)
+    assert configs["dev"].t5_tokenizer == T5Tokenizer()

@@ -21,6 +21,8 @@ from darkroom.nets.te.qwen import QwenConfig
 from darkroom.nets.vae.kl import KLConfig
 from darkroom.sampling.prediction import make_prediction
 from darkroom.sampling.schedules import get_sigmas
+from darkroom.tokenizers.gguf_vocab import GGUFTokenizer
+from darkroom.tokenizers.qwen import QwenTokenizer
 from darkroom.weights.index import TensorIndex, TensorInfo
 from darkroom.weights.keys import KeyRules, Rename
 
@@ -192,3 +194,11 @@ def test_defaults(config: ZImageConfig) -> None:
     defaults = FAMILY.defaults(config)
     assert (defaults.steps, defaults.cfg_scale, defaults.size_multiple) == (8, 1.0, 16)
     assert (defaults.width, defaults.height, defaults.flow_shift) == (1024, 1024, 3.0)
+
+
+def test_the_text_encoders_own_vocabulary_wins(config: ZImageConfig) -> None:
+    metadata = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "qwen2"}
+    own = FAMILY.detect(TensorIndex(native(FILES["gguf"]).values(), metadata))
+    assert own is not None
+    assert isinstance(own.tokenizer, GGUFTokenizer)
+    assert config.tokenizer == QwenTokenizer()
