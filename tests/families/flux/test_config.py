@@ -14,7 +14,7 @@ from diffusers.pipelines.flux.pipeline_flux_fill import FluxFillPipeline
 from tests.families.flux_reference import answers, changed, native
 from tests.headers import header_names, read_header
 
-from darkroom.api.errors import CheckpointError
+from darkroom.api.errors import CheckpointError, RequestError
 from darkroom.api.names import PredictionType, Role
 from darkroom.families.base import Conditioning, Frame
 from darkroom.families.flux import FAMILY
@@ -253,16 +253,15 @@ def test_references_get_one_of_kontexts_sizes(size: tuple[int, int], expected: t
     assert FAMILY.reference_size(*size, Frame(512, 512)) == expected
 
 
-def test_guidance_is_a_number_for_each_picture() -> None:
+def test_guidance_is_a_number_for_each_picture(configs: dict[str, FluxConfig]) -> None:
     cond = Conditioning(torch.zeros(1, 3, 8, dtype=torch.bfloat16))
-    framed = FAMILY.frame(cond, Frame(512, 512, 3.5), None)  # type: ignore[arg-type]
+    framed = FAMILY.frame(cond, Frame(512, 512, 3.5), configs["dev"])
     assert framed.guidance is not None
     assert (framed.guidance.dtype, framed.guidance.tolist()) == (torch.float32, [3.5])
 
 
-def test_t5s_own_vocabulary_wins(configs: dict[str, FluxConfig]) -> None:
-    index = native(FILES["gguf"], FAMILY.key_rules())
-    own = FAMILY.detect(TensorIndex(index.values(), {"tokenizer.ggml.model": "t5"}))
-    assert own is not None
-    assert isinstance(own.t5_tokenizer, GGUFTokenizer)
-    assert configs["dev"].t5_tokenizer == T5Tokenizer()
+def test_fill_looks_at_no_reference_images(configs: dict[str, FluxConfig]) -> None:
+    cond = Conditioning(torch.zeros(1, 3, 8), references=(torch.zeros(1, 16, 4, 4),))
+    assert FAMILY.frame(cond, Frame(512, 512, 3.5), configs["dev"]).references
+    with pytest.raises(RequestError, match=r"--ref-image: Flux.1 Fill looks at no reference images"):
+        FAMILY.frame(cond, Frame(512, 512, 30.0), configs["fill"])

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from darkroom.api.errors import RequestError
 from darkroom.api.names import Module, PredictionType, SampleMethod, Scheduler
 from darkroom.families.base import (
     Conditioning,
@@ -94,6 +95,12 @@ class Flux1(Family[FluxConfig]):
         self, te: nn.Module, prompts: Sequence[TextPrompt], config: FluxConfig
     ) -> Sequence[Conditioning]:
         return encode(te, prompts, config.t5_tokenizer, config.t5_tokens)
+
+    def frame(self, cond: Conditioning, frame: Frame, config: FluxConfig) -> Conditioning:
+        """The conditioning with its guidance. Raises RequestError for reference images beside Fill's mask."""
+        if config.is_fill and cond.references:
+            raise RequestError(f"--ref-image: {TITLE} Fill looks at no reference images; Kontext does")
+        return super().frame(cond, frame, config)
 
     def predict(self, net: nn.Module, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:  # noqa: D102
         inputs = (x, t, cond.context, cond.vector, cond.guidance, cond.concat, cond.references)
