@@ -180,21 +180,25 @@ def test_an_inpainting_model_is_told_what_is_around_the_mask(checkpoint: Path, t
     assert len({tuple(picture) for picture in pictures}) == 4
 
 
-def test_weights_that_are_no_numbers_are_an_error(checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "cond_stage_model.transformer.text_model.final_layer_norm.bias",
+            "te: the encoded prompt holds values",
+        ),
+        ("model.diffusion_model.out.2.bias", "diffusion: the latent holds values"),
+        ("first_stage_model.decoder.conv_out.bias", "vae: the picture holds values"),
+    ],
+)
+def test_a_network_that_gives_no_numbers_is_named(
+    name: str, message: str, checkpoint: Path, tmp_path: Path
+) -> None:
     tensors = load_file(checkpoint)
-    tensors["model.diffusion_model.out.2.bias"][0] = float("nan")
+    tensors[name][0] = float("nan")
     path = tmp_path / "nan.safetensors"
     save_file(tensors, path)
-    with engine_of(path) as engine, pytest.raises(DarkroomError, match="diffusion: the latent holds values"):
-        drawn(engine)
-
-
-def test_a_picture_of_no_numbers_is_an_error(checkpoint: Path, tmp_path: Path) -> None:
-    tensors = load_file(checkpoint)
-    tensors["first_stage_model.decoder.conv_out.bias"][0] = float("nan")
-    path = tmp_path / "nan.safetensors"
-    save_file(tensors, path)
-    with engine_of(path) as engine, pytest.raises(DarkroomError, match="vae: the picture holds values"):
+    with engine_of(path) as engine, pytest.raises(DarkroomError, match=message):
         drawn(engine)
 
 

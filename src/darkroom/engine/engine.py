@@ -26,6 +26,7 @@ from darkroom.engine.pipeline import (
     empty_start,
     encode_start,
     make_schedule,
+    require_numbers,
     sample,
 )
 from darkroom.engine.plan import Plan, make_plan
@@ -36,8 +37,9 @@ from darkroom.runtime.backends import BackendManager, Placement
 from darkroom.runtime.budget import ENCODER_BYTES, check_size, estimate_activation_bytes
 from darkroom.runtime.component import Component
 from darkroom.runtime.devices import Devices
-from darkroom.sampling.guidance import PredictBatch
+from darkroom.runtime.packing import unpack_what_fits
 from darkroom.runtime.residency import apply_limits
+from darkroom.sampling.guidance import PredictBatch
 from darkroom.sampling.noise import NoiseSource
 from darkroom.sampling.prediction import Prediction, make_prediction
 
@@ -69,8 +71,11 @@ class Engine:
         self.embeddings = find_embeddings(config.embd_dir)
         self.components = {module: self._component(module) for module in model.sources}
         self.defaults = model.family.defaults(model.architecture)
-        self._prompts = PromptCache()
+        specs = model.family.modules(model.architecture)
+        undecided = [module for module in self.components if specs[module].keep_packed is None]
+        unpack_what_fits(self.components, undecided, manager.placement.limits, self._usual_activations)
         apply_limits(self.components, manager, self._usual_activations)
+        self._prompts = PromptCache()
         self._prediction: PredictionType | None = None
 
     @classmethod
@@ -165,7 +170,6 @@ class Engine:
             needed = estimate_activation_bytes(width, height, itemsize=component.dtype.itemsize, batch=batch)
             check_size(width, height, needed, memory.total, component.runtime.name)
 
-    def _component(self, module: Module) -> Component:
     def _usual_activations(self, module: Module) -> int:
         """Bytes that a module takes besides its weights for a picture of the family's own size."""
         if module is Module.TE:
@@ -178,6 +182,7 @@ class Engine:
             **({"unet_channels": 0} if module is Module.VAE else {"decoder_channels": 0}),
         )
 
+    def _component(self, module: Module) -> Component:
         spec = self.model.family.modules(self.model.architecture)[module]
         runtime = self.manager.runtime(module)
         # In float16 the decoder of SDXL, for one, overflows, and the picture is black.
@@ -189,7 +194,7 @@ class Engine:
             runtime=runtime,
             params=self.manager.params(module),
             dtype=dtype_of(self.config.compute_type),
-            keep_packed=spec.keep_packed,
+            keep_packed=spec.keep_packed is not False,
         )
 
     def _resident(self, module: Module, report: Report) -> AbstractContextManager[nn.Module]:
@@ -210,6 +215,7 @@ class Engine:
             with self._resident(Module.TE, report) as te, report.phase(Phase.ENCODE_TEXT, 1) as advance:
                 encoded = self.model.family.encode(te, list(new.values()), self.model.architecture)
                 for key, conditioning in zip(new, encoded, strict=True):
+                    require_numbers("te: the encoded prompt", conditioning.context, conditioning.vector)
                     self._prompts.put(key, self._to_diffusion(conditioning))
                 advance(1)
         cond, uncond = (self._prompts.get(key) for key in (keys[0], keys[-1]))

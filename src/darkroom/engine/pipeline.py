@@ -157,11 +157,7 @@ def sample(
             yield step
             continue
         x = prediction.finish(step.x, levels[-1])
-        if not torch.isfinite(x).all():
-            raise DarkroomError(
-                "diffusion: the latent holds values that are no numbers; the weights may be damaged, "
-                "or --compute-type f32 would be exact enough"
-            )
+        require_numbers("diffusion: the latent", x)
         yield replace(step, x=x)
 
 
@@ -173,9 +169,17 @@ def decode(vae: nn.Module, latent: Tensor, form: LatentFormat) -> Image:
     weight = next(vae.parameters())
     z = form.to_vae(latent.to(weight.device))
     pixels = vae.decode(z.to(weight.dtype))  # type: ignore[operator]
-    if not torch.isfinite(pixels).all():
+    require_numbers("vae: the picture", pixels)
+    return tensor_to_images(pixels)[0]
+
+
+def require_numbers(subject: str, *results: Tensor | None) -> None:
+    """Raises DarkroomError when a network gave infinities or what is no number.
+
+    subject: the network and what it gave.
+    """
+    if not all(torch.isfinite(result).all() for result in results if result is not None):
         raise DarkroomError(
-            "vae: the picture holds values that are no numbers; the weights may be damaged, "
+            f"{subject} holds values that are no numbers; the weights may be damaged, "
             "or --compute-type f32 would be exact enough"
         )
-    return tensor_to_images(pixels)[0]

@@ -121,12 +121,13 @@ class ModuleSpec:
 
     prefix: where its tensors live in a native checkpoint, with the trailing dot.
     build: makes it on the meta device, attributes named as the checkpoint names them.
-    keep_packed: leave quantized weights packed, unpacking each where it is used.
+    keep_packed: whether quantized weights stay packed, each unpacked where it is used; None: where there is no
+    room for them unpacked.
     """
 
     prefix: str
     build: Callable[[], nn.Module]
-    keep_packed: bool = False
+    keep_packed: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,11 @@ class Component:
         return self._nbytes(slots(self._network()))
 
     @property
+    def is_quantized(self) -> bool:
+        """Whether any of the weights is quantized in the file."""
+        return self._source is not None and any(info.is_quantized for info in self._source.index.values())
+
+    @property
     def file_bytes(self) -> int:
         """Bytes of the weights in their file: what `on_bytes` adds up to."""
         if self._source is None:

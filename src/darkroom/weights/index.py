@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from darkroom.quant import fp8
 from darkroom.quant.gguf import BLOCK_TYPES
 
 DTYPES: dict[str, torch.dtype] = {
@@ -46,6 +47,11 @@ class TensorInfo:
     def numel(self) -> int:
         """Number of elements; 1 for a scalar."""
         return math.prod(self.shape)
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether it is blocks of small integers, or 8-bit floats."""
+        return self.dtype in BLOCK_TYPES or self.dtype in fp8.DTYPES
 
     @property
     def nbytes(self) -> int:
