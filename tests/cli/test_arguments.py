@@ -132,7 +132,7 @@ def test_values_that_cannot_be(argv: tuple[str, ...]) -> None:
         ("--sampling-method", "invalid sample method none_such, must be one of [euler, euler_a, "),
         ("--scheduler", "invalid scheduler none_such, must be one of [discrete, karras, "),
         ("--compute-type", "invalid compute type none_such, must be one of [auto, f32, bf16, f16]"),
-        ("--mode", "invalid mode none_such, must be one of [img_gen, metadata]"),
+        ("--mode", "invalid mode none_such, must be one of [img_gen, convert, metadata]"),
         ("--metadata-format", "invalid metadata format none_such, must be one of [text, json]"),
     ],
 )
@@ -173,7 +173,7 @@ def test_bytes_that_are_no_utf8_do_not_reach_the_tokenizer_as_surrogates() -> No
 
 
 def test_no_option_of_a_later_capability_is_there() -> None:
-    later = "--lora-model-dir --control-net --upscale-model --type --hires --vae-tiling --preview"
+    later = "--lora-model-dir --control-net --upscale-model --hires --vae-tiling --preview"
     assert not set(later.split()) & set(OPTIONS)
 
 

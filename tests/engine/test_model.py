@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from darkroom.api.config import EngineConfig
 from darkroom.api.errors import CheckpointError
-from darkroom.api.names import Module
+from darkroom.api.names import Module, WeightType
 from darkroom.engine.model import builtin_model, open_model
 
 VAE = "first_stage_model."
@@ -79,4 +79,24 @@ def test_the_package_brings_a_model_along() -> None:
     model = open_model(EngineConfig())
     assert (model.path, model.family.name) == (builtin_model(), "sd1")
     assert builtin_model().stat().st_size <= 16_000_000
+    model.close()
+
+
+def test_weights_get_the_types_that_are_asked_for(checkpoint: Path) -> None:
+    """Norms and biases stay, and rules see the names that files have."""
+    rules = r"^cond_stage_model\.transformer\.text_model\.encoder\.layers\.0=f32,first_stage_model=f32"
+    model = open_model(EngineConfig(model=checkpoint, type=WeightType.Q4_0, tensor_type_rules=rules))
+    types = {
+        (module, info.dtype)
+        for module, source in model.sources.items()
+        for info in source.index.values()
+        if len(info.shape) == 2 and info.shape[1] % 32 == 0 and "embed" not in info.name
+    }
+    assert types == {(Module.TE, "f32"), (Module.TE, "q4_0"), (Module.DIFFUSION, "q4_0")}
+    te = model.sources[Module.TE]
+    name = "text_model.encoder.layers.0.self_attn.q_proj.weight"
+    read = te.read(name)
+    assert isinstance(read, torch.Tensor)
+    assert read.dtype == torch.float32
+    assert te.index["text_model.final_layer_norm.weight"].dtype == "f16", "as in the file"
     model.close()

@@ -72,7 +72,7 @@ def test_every_shape_comes_back_as_it_was(tmp_path: Path, shape: tuple[int, ...]
 
 
 def test_a_type_that_gguf_lacks_is_refused_and_leaves_no_file(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"GGUF has no tensor type torch\.bool"):
+    with pytest.raises(ValueError, match=r"GGUF has no tensor type bool"):
         write_gguf(tmp_path / "x.gguf", {"x": torch.ones(3, dtype=torch.bool)})
     assert list(tmp_path.iterdir()) == []
 
@@ -85,7 +85,7 @@ class Breaking(Mapping[str, torch.Tensor]):
 
     def __getitem__(self, name: str) -> torch.Tensor:
         self.reads += 1
-        if self.reads > 4:
+        if self.reads > 3:
             raise KeyboardInterrupt
         return torch.ones(3)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from darkroom.api.names import ComputeType, PredictionType, RngType, Role
+from darkroom.api.names import ComputeType, PredictionType, RngType, Role, WeightType
 from darkroom.api.options import opt
 
 
@@ -92,6 +92,22 @@ class EngineConfig(BaseModel):
     )
     eager_load: bool = opt(
         False, "read all weights at start instead of when a module first runs", "--eager-load"
+    )
+    type: WeightType | None = opt(
+        None,
+        "type that weights are converted to (default: as they are in the file); iq1, iq2 and iq3 types need "
+        "statistics of the model in use and cannot be written",
+        "--type",
+        metavar="TYPE",
+        label="weight format",
+    )
+    tensor_type_rules: str = opt(
+        "",
+        'types of single tensors, pattern=type, comma-separated: "^vae\\.=f16,model\\.=q8_0"; the first '
+        "regular expression that is found in a tensor's name decides, and --type where none is",
+        "--tensor-type-rules",
+        metavar="RULES",
+        concat=True,
     )
     threads: int = opt(
         -1,

@@ -9,6 +9,7 @@ class Mode(StrEnum):
     """What one run of sd-cli does."""
 
     IMG_GEN = "img_gen"
+    CONVERT = "convert"
     METADATA = "metadata"
 
 
@@ -88,6 +89,39 @@ class ComputeType(StrEnum):
     F32 = "f32"
     BF16 = "bf16"
     F16 = "f16"
+
+
+class WeightType(StrEnum):
+    """The types that weights can be written in, as GGUF's programs spell them; case does not matter."""
+
+    F32 = "f32"
+    F16 = "f16"
+    BF16 = "bf16"
+    Q4_0 = "q4_0"
+    Q4_1 = "q4_1"
+    Q5_0 = "q5_0"
+    Q5_1 = "q5_1"
+    Q8_0 = "q8_0"
+    Q2_K = "q2_K"
+    Q3_K = "q3_K"
+    Q4_K = "q4_K"
+    Q5_K = "q5_K"
+    Q6_K = "q6_K"
+    IQ4_NL = "iq4_nl"
+    IQ4_XS = "iq4_xs"
+    TQ1_0 = "tq1_0"
+    TQ2_0 = "tq2_0"
+    MXFP4 = "mxfp4"
+    NVFP4 = "nvfp4"
+
+    @classmethod
+    def _missing_(cls, value: object) -> WeightType | None:
+        return next((type for type in cls if type.dtype == str(value).lower()), None)
+
+    @property
+    def dtype(self) -> str:
+        """What an index of tensors calls it."""
+        return self.value.lower()
 
 
 class Module(StrEnum):

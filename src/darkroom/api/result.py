@@ -10,20 +10,21 @@ from PIL.Image import Image
 
 
 class Phase(StrEnum):
-    """The parts of a generation, in the order they run."""
+    """The parts of a generation, in the order they run, and what conversion does."""
 
     LOAD = "load"
     ENCODE_TEXT = "encode text"
     ENCODE_IMAGE = "encode image"
     SAMPLE = "sample"
     DECODE = "decode"
+    CONVERT = "convert"
 
 
 @dataclass(frozen=True)
 class Progress:
     """One sign of life.
 
-    step, steps: work done and to do in this phase; for LOAD they count bytes, for SAMPLE denoising steps.
+    step, steps: work done and to do in this phase; bytes for LOAD and CONVERT, denoising steps for SAMPLE.
     seconds: since the phase began.
     image, images: which picture of the batch, from 1.
     """

@@ -109,7 +109,7 @@ def parse(argv: Sequence[str]) -> Arguments:
             value = (*values.get(option.name, ()), value)
         values[option.name] = value
     arguments = _build(given)
-    _require(arguments.cli)
+    _require(arguments.cli, arguments.config)
     return arguments
 
 
@@ -149,10 +149,12 @@ def _build(given: Mapping[type[BaseModel], Mapping[str, Any]]) -> Arguments:
     )
 
 
-def _require(cli: CliOptions) -> None:
+def _require(cli: CliOptions, config: EngineConfig) -> None:
     if cli.mode is Mode.METADATA:
         if cli.image is None:
             raise UsageError("metadata mode needs an image path (--image)")
+    elif cli.mode is Mode.CONVERT and not config.files:
+        raise UsageError("no input model path provided for convert; give one with -m or --diffusion-model")
     elif not cli.output:
         raise UsageError("the following arguments are required: output_path (-o)")
 

@@ -28,7 +28,7 @@ def generate(arguments: Arguments, console: Console, interrupt: Interrupt) -> No
     paths = output_paths(arguments.cli.output, request.batch_count, arguments.cli.output_begin_idx)
     check_writable(paths)
     Assignments.of(arguments.config)
-    _check_files(arguments.config)
+    check_files(arguments.config)
     request = _with_pictures(request)
     show = progress_for(console, phases_are_logged=arguments.cli.verbose)
     result = _draw(arguments.config, request, show, interrupt)
@@ -53,7 +53,7 @@ def _draw(
         return engine.generate(request, on_progress=on_progress, is_cancelled=interrupt)
 
 
-def _check_files(config: EngineConfig) -> None:
+def check_files(config: EngineConfig) -> None:
     """The paths of a configuration exist; asked before torch is imported."""
     for name, (flag, _) in flags(EngineConfig).items():
         path = getattr(config, name)

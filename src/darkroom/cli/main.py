@@ -1,4 +1,4 @@
-"""sd-cli: one picture, or what a picture says about itself, from one command line."""
+"""sd-cli: pictures, what a picture says about itself, or a converted model, from one command line."""
 
 from __future__ import annotations
 
@@ -59,16 +59,18 @@ def _main(argv: list[str]) -> int:
 def _guarded(arguments: Arguments, console: Console) -> int:
     """Runs the mode; every error becomes a message and an exit code."""
 
+    is_convert = arguments.cli.mode is Mode.CONVERT
+
     def heard() -> None:
         console.settle()
-        console.line("stopping after this step; Ctrl+C again stops at once")
+        console.line(f"stopping{'' if is_convert else ' after this step'}; Ctrl+C again stops at once")
 
     with Interrupt(on_first=heard, on_second=_tidy_up) as interrupt:
         try:
             _run(arguments, console, interrupt)
         except (Cancelled, KeyboardInterrupt):
             console.settle()
-            console.line("stopped; no picture was written")
+            console.line(f"stopped; no {'model' if is_convert else 'picture'} was written")
             return EXIT_CODE
         except BrokenPipeError:
             raise
@@ -95,6 +97,10 @@ def _run(arguments: Arguments, console: Console, interrupt: Interrupt) -> None:
         from darkroom.cli.metadata import print_metadata
 
         print_metadata(arguments.cli)
+    elif arguments.cli.mode is Mode.CONVERT:
+        from darkroom.cli.convert import convert
+
+        convert(arguments, console, interrupt)
     else:
         from darkroom.cli.generate import generate
 
@@ -102,11 +108,10 @@ def _run(arguments: Arguments, console: Console, interrupt: Interrupt) -> None:
 
 
 def _tidy_up() -> None:
-    if "darkroom.cli.output" in sys.modules:
-        from darkroom.cli.output import discard_unfinished
-
-        with contextlib.suppress(OSError):
-            discard_unfinished()
+    for name in ("darkroom.cli.output", "darkroom.weights.output"):
+        if name in sys.modules:
+            with contextlib.suppress(OSError):
+                sys.modules[name].discard_unfinished()
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ class CliOptions(BaseModel):
     output: str = opt(
         "output.png",
         "path of the picture; %d or %03d in it becomes the number of the image; .png, .jpg and .webp choose "
-        "the format, .png is added to any other name (default: output.png)",
+        "the format, .png is added to any other name (default: output.png). Convert mode: path of the model, "
+        ".gguf or .safetensors (default: output.gguf)",
         "-o",
         "--output",
         metavar="PATH",
@@ -50,6 +51,11 @@ class CliOptions(BaseModel):
     metadata_brief: bool = opt(False, "metadata mode: cut long texts short", "--metadata-brief")
     metadata_all: bool = opt(
         False, "metadata mode: also list the parts of the file that hold no metadata", "--metadata-all"
+    )
+    convert_name: bool = opt(
+        False,
+        "convert mode: give tensors the names that their model's authors gave them",
+        "--convert-name",
     )
     verbose: bool = opt(False, "log each phase with its seconds and bytes", "-v", "--verbose")
     color: bool = opt(False, "colour the tags of log lines", "--color")

@@ -38,8 +38,8 @@ def _numbered(pattern: str, number: int) -> str:
     return pattern.replace("%%", "%")
 
 
-def check_writable(paths: list[Path]) -> None:
-    """Finds out before any work whether the pictures can be written. Raises RequestError."""
+def check_writable(paths: list[Path], what: str = "a picture") -> None:
+    """Finds out before any work whether the files can be written. Raises RequestError."""
     for path in paths:
         try:
             os.fsencode(path)
@@ -48,11 +48,11 @@ def check_writable(paths: list[Path]) -> None:
             raise RequestError(f"--output: '{path}' cannot be written ({error.strerror})") from None
         except ValueError:
             raise RequestError(f"--output: '{path}' is no name in this system's encoding") from None
+        if path.is_dir():
+            raise RequestError(f"--output: '{path}' is a folder; expected the name of {what}")
         folder = next(parent for parent in path.parents if parent.exists())
         if not folder.is_dir():
             raise RequestError(f"--output: '{folder}' is not a folder; expected a folder for '{path.name}'")
-        if path.is_dir():
-            raise RequestError(f"--output: '{path}' is a folder; expected the name of a picture")
         if not os.access(path if path.exists() else folder, os.W_OK):
             raise RequestError(f"--output: '{path}' cannot be written (permission denied)")
 

@@ -86,7 +86,7 @@ def _title(progress: Progress) -> str:
 def _numbers(progress: Progress) -> str:
     """`5/20, 1.23 s/it, ETA 0:18` for sampling; bytes for loading; seconds for the rest."""
     step, steps, seconds = progress.step, progress.steps, progress.seconds
-    if progress.phase is Phase.LOAD:
+    if progress.phase in (Phase.LOAD, Phase.CONVERT):
         size = _megabytes(steps) if step >= steps else f"{_megabytes(step)} of {_megabytes(steps)}"
         return f"{size}, {seconds:.1f} s"
     if progress.phase is not Phase.SAMPLE:

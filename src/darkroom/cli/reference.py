@@ -13,15 +13,16 @@ _HEAD = """\
 
 <!-- Made by `python -m darkroom.cli.reference > docs/cli.md`; edit the declarations, not this page. -->
 
-`sd-cli` draws pictures from a prompt, or says how a picture was made. It understands
-stable-diffusion.cpp's options for Stable Diffusion 1.x and 2.x; without `--model` it draws with the
-built-in model.
+`sd-cli` draws pictures from a prompt, says how a picture was made, or converts a model
+([convert.md](convert.md)). It understands stable-diffusion.cpp's options; without `--model` it draws with
+the built-in model.
 
 ```
 sd-cli -p "a red circle on a blue background"
 sd-cli -m model.safetensors -p "a cat" -i photo.png --strength 0.6 -o cat.jpg
 sd-cli -m model.safetensors -p "a dog" -b 4 -o dog_%02d.png
 sd-cli -M metadata --image cat.jpg
+sd-cli -M convert -m model.safetensors --type q8_0 -o model.gguf
 ```
 
 ## How the command line is read

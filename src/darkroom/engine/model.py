@@ -22,7 +22,10 @@ from darkroom.sampling.extra_args import parse_extra_args
 from darkroom.weights.checkpoint import Checkpoint, open_checkpoint
 from darkroom.weights.identify import describe_unknown
 from darkroom.weights.keys import KeyRules, Rename
+from darkroom.weights.requantize import requantized
 from darkroom.weights.source import TensorSource, TensorView, open_source
+from darkroom.weights.spellings import published
+from darkroom.weights.tensor_types import TypeRules
 
 logger = logging.getLogger(__name__)
 
@@ -79,11 +82,12 @@ def open_model(config: EngineConfig) -> Model:
         architecture = family.configure(architecture, model_args)
         alphas = view.read(ALPHAS_CUMPROD) if ALPHAS_CUMPROD in view.index else None
         specs = family.modules(architecture)
+        weights = requantized(view, TypeRules.parse(config.type, config.tensor_type_rules), published)
         return Model(
             main.path,
             family,
             architecture,
-            {module: view.under(spec.prefix) for module, spec in specs.items()},
+            {module: weights.under(spec.prefix) for module, spec in specs.items()},
             alphas.clone() if isinstance(alphas, Tensor) else None,
             opened.pop_all(),
         )

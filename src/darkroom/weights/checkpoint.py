@@ -14,6 +14,7 @@ from torch import Tensor
 from darkroom.api.errors import CheckpointError
 from darkroom.quant.packed import PackedTensor
 from darkroom.weights.container import Container
+from darkroom.weights.gguf import GGUFFile
 from darkroom.weights.index import TensorIndex, TensorInfo
 from darkroom.weights.sniff import open_container, read_shard_map
 
@@ -70,6 +71,11 @@ class Checkpoint:
         """A tensor of the index: a view of the mapped file where possible, packed if it is quantized."""
         container, own_name = self._places[name]
         return container.read(own_name)
+
+    def gguf_metadata(self) -> dict[str, bytes]:
+        """What GGUF files say about themselves, ready for another: each value's bytes, its type in front."""
+        files = [container for container in self._containers if isinstance(container, GGUFFile)]
+        return {key: value for file in reversed(files) for key, value in file.metadata().items()}
 
     def release(self, name: str) -> None:
         """Gives back the memory that `name` took up when it was used; its view stays valid."""

@@ -89,6 +89,7 @@ class GGUFFile:
     def __init__(self, file: MappedFile) -> None:
         self._file = file
         header = _Header(file)
+        self._pairs = header.pairs
         self._offsets: dict[str, int] = {}
         self.index = TensorIndex(
             [self._entry(header, raw) for raw in header.tensors],
@@ -140,6 +141,14 @@ class GGUFFile:
             return self._file.tensor(start, info.numel, DTYPES[info.dtype]).view(info.shape)
         return PackedTensor(self._file.tensor(start, info.nbytes, DTYPES["u8"]), info.dtype, info.shape)
 
+    def metadata(self) -> dict[str, bytes]:
+        """What the file says about itself as its bytes, a value's type in front; no tensor's shape."""
+        return {
+            key: self._file.bytes(start, stop - start)
+            for key, (start, stop) in self._pairs.items()
+            if not key.startswith(ORIG_SHAPE)
+        }
+
     def release(self, name: str) -> None:
         """Gives the tensor's memory back."""
         self._file.release(self._offsets[name], self.index[name].nbytes)
@@ -163,6 +172,7 @@ class _Header:
         self._path, self._map, self._at = file.path, file.buffer, len(MAGIC)
         self.values: dict[str, str | int | float] = {}
         self.arrays: dict[str, Array] = {}
+        self.pairs: dict[str, tuple[int, int]] = {}  # where each value is, its type included
         try:
             self._check_version()
             tensors, pairs = self._unpack("<QQ")
@@ -210,6 +220,11 @@ class _Header:
 
     def _pair(self) -> None:
         key = self._string()
+        start = self._at
+        self._read_value(key)
+        self.pairs[key] = (start, self._at)
+
+    def _read_value(self, key: str) -> None:
         (kind,) = self._unpack("<I")
         if kind == ARRAY:
             kind, count = self._unpack("<IQ")

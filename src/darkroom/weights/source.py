@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -80,6 +80,16 @@ class TensorView:
         places = {name: place for name, place in self._places.items() if name.startswith(prefix)}
         return TensorView(places, self.index.metadata)
 
+    def without(self, *prefixes: str) -> TensorView:
+        """The tensors whose names start with none of these, names kept."""
+        places = {name: place for name, place in self._places.items() if not name.startswith(prefixes)}
+        return TensorView(places, self.index.metadata)
+
+    def renamed(self, spelling: Callable[[str], str | None]) -> TensorView:
+        """All tensors under other names; those for which there is none are left out."""
+        named = ((spelling(name), place) for name, place in self._places.items())
+        return TensorView({name: place for name, place in named if name is not None}, self.index.metadata)
+
     def replaced(self, prefix: str, other: TensorView) -> TensorView:
         """This view without what is under `prefix`, and all of `other`, which wins where both have a name.
 
@@ -103,7 +113,7 @@ class MemorySource:
 
     def __init__(self, tensors: Mapping[str, Tensor | PackedTensor]) -> None:
         self._tensors = tensors
-        self.index = TensorIndex(_info(name, tensor) for name, tensor in tensors.items())
+        self.index = TensorIndex(describe_tensor(name, tensor) for name, tensor in tensors.items())
 
     def read(self, name: str) -> Tensor | PackedTensor:
         """The tensor itself."""
@@ -122,6 +132,7 @@ class MemorySource:
 NAMES: dict[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}
 
 
-def _info(name: str, tensor: Tensor | PackedTensor) -> TensorInfo:
+def describe_tensor(name: str, tensor: Tensor | PackedTensor) -> TensorInfo:
+    """What an index says about a tensor in memory."""
     dtype = tensor.format if isinstance(tensor, PackedTensor) else NAMES[tensor.dtype]
     return TensorInfo(name, tuple(tensor.shape), dtype)

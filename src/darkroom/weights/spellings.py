@@ -144,3 +144,9 @@ DIFFUSERS_VAE = KeyRules(
 )
 
 LATENT_DIFFUSION = PREFIXES + ONE_TEXT_ENCODER + DIFFUSERS_UNET + DIFFUSERS_VAE
+
+
+def published(name: str) -> str:
+    """A native name as it is written to files: text encoders' as ComfyUI and stable-diffusion.cpp have it."""
+    name = re.sub(r"^(text_encoders\.(?:clip_l|clip_g|t5xxl)\.)(?!transformer\.)", r"\1transformer.", name)
+    return re.sub(r"^text_encoders\.llm_vision\.", "text_encoders.llm.visual.", name)
