@@ -265,3 +265,11 @@ def test_fill_looks_at_no_reference_images(configs: dict[str, FluxConfig]) -> No
     assert FAMILY.frame(cond, Frame(512, 512, 3.5), configs["dev"]).references
     with pytest.raises(RequestError, match=r"--ref-image: Flux.1 Fill looks at no reference images"):
         FAMILY.frame(cond, Frame(512, 512, 30.0), configs["fill"])
+
+
+def test_t5s_own_vocabulary_wins(configs: dict[str, FluxConfig]) -> None:
+    index = native(FILES["gguf"], FAMILY.key_rules())
+    own = FAMILY.detect(TensorIndex(index.values(), {"tokenizer.ggml.model": "t5"}))
+    assert own is not None
+    assert isinstance(own.t5_tokenizer, GGUFTokenizer)
+    assert configs["dev"].t5_tokenizer == T5Tokenizer()
