@@ -11,7 +11,7 @@ LayerNorm(width)(x)                          norm over the last axis
 Linear(width_in, width_out, bias)(x, residual=None)      x W^T + b, plus residual
 project(x, linears)                          several Linears of one input, one product where they are joined
 PackedLinear, PackedEmbedding                stand in for Linear and nn.Embedding while weights stay quantized
-matrix_of(layer, x)                          W of a layer that is x W^T + b, packed or not, for what is fused with it
+matrix_of(layer, x)                          W of a Linear, packed or not, for what is fused with a product
 Conv2d(c_in, c_out, kernel, stride, padding)(x, residual=None, add_bias=True)
                                              convolution, plus residual (b, c, h, w)
 UpsampleConv2d(c_in, c_out)(x)               nearest-neighbour doubling and a 3x3 convolution

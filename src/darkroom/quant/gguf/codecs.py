@@ -15,6 +15,9 @@ Codec = Callable[[Tensor], Tensor]
 CHUNK = 1 << 18
 """Elements at a time: 1 MiB of float32 and temporaries of that order, whatever the tensor's size."""
 
+THREADS = 8
+"""As many work on so few: torch gives each no less than 2^15."""
+
 
 @dataclass(frozen=True)
 class BlockType:
@@ -115,4 +118,6 @@ def encode(weight: Tensor, format: str) -> Tensor:
 
 def _chunk(device: torch.device) -> int:
     """Elements for one step: a GPU wants few large launches, a CPU temporaries that fit its cache."""
-    return CHUNK if device.type == "cpu" else 64 * CHUNK
+    if device.type != "cpu":
+        return 64 * CHUNK
+    return CHUNK * max(1, torch.get_num_threads() // THREADS)
