@@ -5,13 +5,15 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import cast
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from darkroom.api.config import EngineConfig
-from darkroom.api.errors import OutOfMemoryError
+from darkroom.api.errors import CheckpointError, OutOfMemoryError
 from darkroom.api.names import Module
 from darkroom.families.flux.model import Flux, FluxNetConfig
 from darkroom.nets.flux_blocks import StreamsConfig
@@ -205,6 +207,52 @@ def test_blocks_are_waited_for_and_room_is_used_again_only_when_it_is_free(
         for _ in range(2):
             assert torch.equal(run(net, "cpu"), expected(name))
     assert courier.most == 2
+
+
+class ThreadCourier(Courier):
+    """Brings everything in a thread."""
+
+    def __init__(self) -> None:
+        self.thread = ThreadPoolExecutor(1)
+
+    def bring(self, work: Callable[[], None]) -> Wait:
+        def carry() -> None:
+            with torch.no_grad():
+                work()
+
+        return cast("Wait", self.thread.submit(carry).result)
+
+    def close(self) -> None:
+        self.thread.shutdown(cancel_futures=True)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_blocks_may_be_read_in_the_background(place, expected, monkeypatch, name) -> None:
+    build, run = NETWORKS[name]
+    component = place(build, "vulkan0", "disk", staying=1)
+    monkeypatch.setattr(component.runtime, "courier", lambda reads_files: ThreadCourier())
+    with torch.inference_mode(), component.resident() as net:
+        for _ in range(3):
+            assert torch.equal(run(net, "cpu"), expected(name))
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_file_that_cannot_be_read_is_an_error_of_the_call(place, monkeypatch, background) -> None:
+    component = place(Ladder, "vulkan0", "disk", staying=0)
+    if background:
+        monkeypatch.setattr(component.runtime, "courier", lambda reads_files: ThreadCourier())
+
+    def fail() -> None:
+        raise CheckpointError("model.gguf: is gone")
+
+    with torch.inference_mode(), component.resident() as net:
+        with monkeypatch.context() as gone:
+            gone.setattr(component._stream._blocks[3], "_read", fail)
+            with pytest.raises(CheckpointError, match="is gone"):
+                net(X, *range(6))
+        assert torch.equal(net(X, *range(6)), ladder(*range(6)))
+    with torch.inference_mode(), component.resident() as net:
+        assert torch.equal(net(X, *range(6)), ladder(*range(6)))
 
 
 class Ladder(nn.Module):

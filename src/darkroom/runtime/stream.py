@@ -13,7 +13,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from darkroom.runtime.backends import Backend
@@ -21,7 +21,7 @@ from darkroom.runtime.blocks import Block
 from darkroom.runtime.budget import BUFFERS
 from darkroom.runtime.courier import Courier, Wait
 from darkroom.runtime.slots import Slot
-from darkroom.runtime.streamed import StreamedBlock
+from darkroom.runtime.streamed import Room, StreamedBlock
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Streaming:
 class OnItsWay(NamedTuple):
     """A block that has room on the device. wait: before it is used."""
 
-    buffer: Tensor | None
+    room: Room
     wait: Wait
 
 
@@ -57,7 +57,7 @@ class BlockStream:
         self._next = {number: number + 1 for number in range(len(blocks) - 1)}
         self._last: int | None = None
         self._here: dict[int, OnItsWay] = {}
-        self._free: list[Tensor | None] = []
+        self._free: list[Room] = []
         self._courier: Courier | None = None
         self._hooks: list[RemovableHandle] = []
 
@@ -72,12 +72,14 @@ class BlockStream:
 
     def start(self) -> None:
         """Makes room on the device, and brings the first blocks."""
-        room = max(block.nbytes if block.needs_buffer else 0 for block in self._blocks)
+        largest = max(block.nbytes if block.needs_buffer else 0 for block in self._blocks)
         device = self._runtime.device
         with torch.inference_mode(False):
             for _ in range(BUFFERS):
-                self._free.append(torch.empty(room, dtype=torch.uint8, device=device) if room else None)
-        self._courier = self._runtime.courier(reads_files=not room)
+                self._free.append(
+                    Room(torch.empty(largest, dtype=torch.uint8, device=device) if largest else None)
+                )
+        self._courier = self._runtime.courier(reads_files=not largest)
         self._last = None
         for number, block in enumerate(self._blocks):
             before, after = partial(self._before, number), partial(self._after, number)
@@ -94,27 +96,36 @@ class BlockStream:
             self._courier.close()
             self._courier = None
         while self._here:
-            self._blocks[self._here.popitem()[0]].leave()
+            number, (room, _) = self._here.popitem()
+            self._blocks[number].leave(room)
         self._free.clear()
 
     def close(self) -> None:
         """Gives back what the weights take elsewhere."""
         self.stop()
+        if not self._runtime.is_closed:
+            self._runtime.synchronize()  # copies that nobody waited for may still read from there
         for block in self._blocks:
             block.close()
 
     def _before(self, number: int, module: nn.Module, args: object) -> None:
         if number not in self._here:
             if not self._free:  # another one was expected
-                self._leave(next(iter(self._here)))
+                unexpected = next(iter(self._here))
+                self._here[unexpected].wait()
+                self._drop(unexpected)
             self._bring(number)
-        self._here[number].wait()
+        try:
+            self._here[number].wait()
+        except BaseException:
+            self._drop(number)
+            raise
         if self._last is not None:
             self._next[self._last] = number
         self._last = number
 
     def _after(self, number: int, module: nn.Module, args: object, output: object) -> None:
-        self._leave(number)
+        self._drop(number)
         expected: int | None = number
         for _ in range(BUFFERS):
             expected = self._next.get(expected) if expected is not None else None
@@ -123,13 +134,16 @@ class BlockStream:
 
     def _bring(self, number: int) -> None:
         assert self._courier is not None, "hooks are there between start and stop"
-        block, buffer = self._blocks[number], self._free.pop()
-        self._here[number] = OnItsWay(buffer, self._courier.bring(partial(block.bring, buffer)))
-        block.arrive(buffer)
+        block, room = self._blocks[number], self._free.pop()
+        try:
+            self._here[number] = OnItsWay(room, self._courier.bring(partial(block.bring, room)))
+        except BaseException:
+            self._free.append(room)
+            raise
+        block.arrive(room)
         self._on_bytes(block.nbytes)
 
-    def _leave(self, number: int) -> None:
-        buffer, wait = self._here.pop(number)
-        wait()
-        self._blocks[number].leave()
-        self._free.append(buffer)
+    def _drop(self, number: int) -> None:
+        room, _ = self._here.pop(number)
+        self._blocks[number].leave(room)
+        self._free.append(room)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -18,10 +19,23 @@ ALIGNMENT = 256
 """Bytes to whose multiples tensors are aligned in one piece of memory, as CUDA's allocator aligns them."""
 
 
+@dataclass
+class Room:
+    """Room for one block on the device.
+
+    buffer: uint8 memory for blocks that are copied, or None. left: the weights of the block that was here
+    before, where each has memory of its own. They are dropped when the next block is brought: by then the
+    device has been told to wait for that, as it is told for the buffer.
+    """
+
+    buffer: Tensor | None
+    left: list[Tensor] = field(default_factory=list)
+
+
 class StreamedBlock(ABC):
     """One block. `bring` may run beside other blocks, the rest of it only between their calls.
 
-    nbytes: what is brought each time. needs_buffer: whether it wants memory to be brought to.
+    nbytes: what is brought each time. needs_buffer: whether it is copied into one.
     """
 
     nbytes: int
@@ -37,14 +51,14 @@ class StreamedBlock(ABC):
         return slots(self.module, self._kept)
 
     @abstractmethod
-    def bring(self, buffer: Tensor | None) -> None:
+    def bring(self, room: Room) -> None:
         """Begins to bring the weights."""
 
-    def arrive(self, buffer: Tensor | None) -> None:  # noqa: B027
+    def arrive(self, room: Room) -> None:  # noqa: B027
         """Shows the block the weights that are being brought."""
 
     @abstractmethod
-    def leave(self) -> None:
+    def leave(self, room: Room) -> None:
         """Takes them away from it."""
 
     @abstractmethod
@@ -71,12 +85,14 @@ class FiledBlock(StreamedBlock):
         self._read = read
         self._release = release
 
-    def bring(self, buffer: Tensor | None) -> None:
+    def bring(self, room: Room) -> None:
         """Reads them."""
+        room.left.clear()
         self._read()
 
-    def leave(self) -> None:
+    def leave(self, room: Room) -> None:
         """Drops them."""
+        room.left = [slot.tensor for slot in self.slots()]
         replace(self.slots(), lambda tensor: torch.empty_like(tensor, device="meta"))
         self._release()
 
@@ -127,17 +143,17 @@ class HousedBlock(StreamedBlock):
         self._show(self._memory)
         self._pieces = [piece.moved() for piece in self._pieces]
 
-    def bring(self, buffer: Tensor | None) -> None:
+    def bring(self, room: Room) -> None:
         """Copies the piece of memory."""
-        assert buffer is not None, "it asked for one"
-        buffer[: self.nbytes].copy_(self._memory, non_blocking=True)
+        assert room.buffer is not None, "it asked for one"
+        room.buffer[: self.nbytes].copy_(self._memory, non_blocking=True)
 
-    def arrive(self, buffer: Tensor | None) -> None:
+    def arrive(self, room: Room) -> None:
         """The block sees the copy."""
-        assert buffer is not None, "it asked for one"
-        self._show(buffer)
+        assert room.buffer is not None, "it asked for one"
+        self._show(room.buffer)
 
-    def leave(self) -> None:
+    def leave(self, room: Room) -> None:
         """The block sees its weights at home."""
         self._show(self._memory)
 
