@@ -41,6 +41,14 @@ def drawn(
         return np.asarray(image, dtype=np.int16), kept
 
 
+def test_types_that_are_asked_for_stay_in_memory(checkpoint: Path) -> None:
+    config = EngineConfig.model_validate(
+        {"model": checkpoint, "backend": "cpu", "threads": 1, "type": "q8_0"}
+    )
+    with Engine.load(config) as engine:
+        assert engine.components[Module.DIFFUSION].keep_packed
+
+
 def test_same_picture(quantized: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unpacked, kept = drawn(quantized, 0.5, monkeypatch)
     assert not kept[Module.TE]

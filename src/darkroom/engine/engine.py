@@ -71,9 +71,10 @@ class Engine:
         self.embeddings = find_embeddings(config.embd_dir)
         self.components = {module: self._component(module) for module in model.sources}
         self.defaults = model.family.defaults(model.architecture)
-        specs = model.family.modules(model.architecture)
-        undecided = [module for module in self.components if specs[module].keep_packed is None]
-        unpack_what_fits(self.components, undecided, manager.placement.limits, self._usual_activations)
+        if not (config.type or config.tensor_type_rules):  # who asks for a type asks for its size
+            specs = model.family.modules(model.architecture)
+            undecided = [module for module in self.components if specs[module].keep_packed is None]
+            unpack_what_fits(self.components, undecided, manager.placement.limits, self._usual_activations)
         apply_limits(self.components, manager, self._usual_activations)
         self._prompts = PromptCache()
         self._prediction: PredictionType | None = None
