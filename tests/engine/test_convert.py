@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from darkroom.api.config import EngineConfig
-from darkroom.api.errors import Cancelled, CheckpointError, RequestError
+from darkroom.api.errors import Cancelled, CheckpointError, PlacementError, RequestError
 from darkroom.api.names import WeightType
 from darkroom.api.result import Phase, Progress
 from darkroom.engine import convert as module
@@ -206,3 +206,26 @@ def test_safetensors_holds_no_blocks(model: Path, tmp_path: Path) -> None:
 def test_without_a_model_there_is_nothing_to_do(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="no input model"):
         convert_model(EngineConfig(), tmp_path / "x.gguf")
+
+
+def test_the_backend_is_where_weights_are_quantized(model: Path, tmp_path: Path) -> None:
+    plain = converted(model, tmp_path / "x.gguf", type=WeightType.Q4_K).read_bytes()
+    assert converted(model, tmp_path / "y.gguf", type=WeightType.Q4_K, backend="cpu").read_bytes() == plain
+    with pytest.raises(PlacementError, match="backend 'abacus' was not found"):
+        converted(model, tmp_path / "z.gguf", backend="abacus")
+    assert not (tmp_path / "z.gguf").exists()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_graphics_card_finds_the_scales_that_the_processor_finds(model: Path, tmp_path: Path) -> None:
+    """Sums run in another order there: an error that is a little larger or smaller."""
+    for type in WeightType:
+        errors = []
+        for backend in ("cpu", "cuda0"):
+            output = converted(model, tmp_path / f"{backend}.gguf", type=type, backend=backend)
+            with open_checkpoint(output) as ours:
+                read = ours.read("block.weight")
+            values = read.decode(torch.float32) if isinstance(read, PackedTensor) else read.float()
+            errors.append(float((values - weight(16, 256)).norm()))
+        assert errors[1] == pytest.approx(errors[0], rel=1e-3), type

@@ -59,4 +59,4 @@ def _convert(
 
 
 def _name(config: EngineConfig) -> Path | str:
-    return config.model or config.diffusion_model or ""
+    return next(iter(config.files.values()), "")

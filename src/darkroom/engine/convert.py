@@ -6,23 +6,26 @@ import logging
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from darkroom.api.config import EngineConfig
 from darkroom.api.errors import Cancelled, CheckpointError, RequestError
-from darkroom.api.names import Role
+from darkroom.api.names import Module, Role
 from darkroom.api.result import IsCancelled, OnProgress, Phase, Progress
 from darkroom.engine.spelling import by_file_names, by_native_names
 from darkroom.quant import fp8
 from darkroom.quant.gguf import BLOCK_TYPES
 from darkroom.quant.packed import PackedTensor
+from darkroom.runtime.backends import BackendManager, Placement
+from darkroom.runtime.devices import Devices
 from darkroom.runtime.host import physical_cores
 from darkroom.weights.checkpoint import Checkpoint, open_checkpoint
 from darkroom.weights.index import DTYPES, TensorInfo
@@ -89,10 +92,12 @@ def convert_model(
     """Writes the files of `config` as one, with the types of `config.type` and `config.tensor_type_rules`.
 
     output: ends with .gguf or .safetensors. native_names: tensors get the names of their model's authors;
-    otherwise they keep those of their files, with a role's prefix for companions.
+    otherwise they keep those of their files, with a role's prefix for companions. `config.backend`: where
+    weights are quantized; the processor where it says nothing.
     on_progress: told of bytes read. Memory stays small: a few pieces of a tensor at a time.
 
-    Raises RequestError for what cannot be written, CheckpointError for what cannot be read, Cancelled.
+    Raises RequestError for what cannot be written, CheckpointError for what cannot be read, PlacementError,
+    Cancelled.
     """
     rules = TypeRules.parse(config.type, config.tensor_type_rules)
     check_output(output, rules)
@@ -106,9 +111,10 @@ def convert_model(
         layout = _layout(infos, rules, source, is_gguf)
         total = sum(info.nbytes for info in source.view.index.values())
         report = _Report(on_progress, is_cancelled, total)
+        device = _device(config, opened)
         with OutputFile(output, layout.size) as file:
             file.write(0, layout.header)
-            _write_tensors(file, layout, infos, source.view, config.threads, report)
+            _write_tensors(_Target(file, layout, device), infos, source.view, config.threads, report)
     types: Counter[str] = Counter()
     for info in infos:
         types[info.dtype] += info.nbytes
@@ -197,8 +203,25 @@ class _Report:
         self._on_progress(Progress(Phase.CONVERT, self._done, self._total, self.seconds))
 
 
+def _device(config: EngineConfig, opened: ExitStack) -> torch.device:
+    """Where blocks are encoded: the diffusion network's device if --backend says one."""
+    if not config.backend:
+        return torch.device("cpu")
+    placement = Placement.parse(config, Devices.discover())
+    manager = opened.enter_context(BackendManager(placement, threads=config.threads))
+    return manager.runtime(Module.DIFFUSION).device
+
+
+class _Target(NamedTuple):
+    """The file, where each tensor goes in it, and the device that encodes."""
+
+    file: OutputFile
+    layout: Layout
+    device: torch.device
+
+
 def _write_tensors(
-    file: OutputFile, layout: Layout, infos: list[TensorInfo], view: TensorView, threads: int, report: _Report
+    target: _Target, infos: list[TensorInfo], view: TensorView, threads: int, report: _Report
 ) -> None:
     jobs: deque[tuple[Future[None], int]] = deque()
 
@@ -209,33 +232,31 @@ def _write_tensors(
 
     with _pool(threads if threads > 0 else physical_cores()) as pool:
         for info in infos:
-            start = layout.starts[info.name]
+            before, start = view.index[info.name].dtype, target.layout.starts[info.name]
             for piece in pieces(view.read(info.name)):
                 count = math.prod(piece.shape)
                 while len(jobs) >= 2 * WORKERS:
                     finish_one()
-                job = pool.submit(_write_piece, file, start, piece, info, view.release)
-                jobs.append((job, _size(view.index[info.name].dtype, count)))
+                job = pool.submit(_write_piece, target, start, piece, info, info.dtype != before)
+                job.add_done_callback(lambda _, name=info.name: view.release(name))  # type: ignore[misc]
+                jobs.append((job, _size(before, count)))
                 start += _size(info.dtype, count)
         while jobs:
             finish_one()
 
 
 def _write_piece(
-    file: OutputFile,
-    start: int,
-    piece: Tensor | PackedTensor,
-    info: TensorInfo,
-    release: Callable[[str], None],
+    target: _Target, start: int, piece: Tensor | PackedTensor, info: TensorInfo, is_new: bool
 ) -> None:
     with torch.inference_mode():
+        if is_new and info.dtype in BLOCK_TYPES:
+            piece = piece.to(target.device)
         made = convert_piece(piece, info.dtype, f"tensor {info.name!r}")
-        if made.dtype == torch.float16 and not torch.isfinite(made).all():
+        if is_new and info.dtype == "f16" and not torch.isfinite(made).all():
             logger.warning(
                 "%s: holds values that are too large for f16; bf16 and f32 can hold them", info.name
             )
-    file.write(start, made)
-    release(info.name)  # also what other pieces of the tensor still use: it is read again then
+    target.file.write(start, made)
 
 
 def _size(dtype: str, count: int) -> int:

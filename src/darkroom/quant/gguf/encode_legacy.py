@@ -72,7 +72,7 @@ def round_q8_0(blocks: Tensor) -> Tensor:
     scaled = blocks * _inverse(d)
     magnitude = scaled.abs()
     whole = magnitude.floor()
-    q = torch.sign(scaled) * (whole + (2 * (magnitude - whole)).floor())
+    q = magnitude.sub_(whole).mul_(2).floor_().add_(whole).copysign_(scaled)
     return torch.cat([f16_bytes(d), q.to(torch.int8).view(torch.uint8)], dim=1)
 
 
