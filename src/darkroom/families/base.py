@@ -121,8 +121,8 @@ class ModuleSpec:
 
     prefix: where its tensors live in a native checkpoint, with the trailing dot.
     build: makes it on the meta device, attributes named as the checkpoint names them.
-    keep_packed: whether quantized weights stay packed, each unpacked where it is used; None: where there is no
-    room for them unpacked.
+    keep_packed: whether quantized weights stay packed, each unpacked where it is used; None: they do where
+    there is no room for them unpacked.
     """
 
     prefix: str
