@@ -22,7 +22,7 @@ def decode_tq1_0(blocks: Tensor) -> Tensor:
     """Five ternary digits in a byte as a fraction of 243; d (digit - 1)."""
 
     def digits(field: Tensor, width: int, powers: tuple[int, ...]) -> Tensor:
-        factors = torch.tensor(powers, dtype=torch.uint8, device=field.device).view(-1, 1)
+        factors = _table(powers, field.device).to(torch.uint8).view(-1, 1)
         return (field.reshape(field.shape[0], -1, 1, width) * factors).flatten(
             1
         )  # wraps: only the fraction counts
@@ -48,7 +48,7 @@ def decode_tq2_0(blocks: Tensor) -> Tensor:
 def decode_mxfp4(blocks: Tensor) -> Tensor:
     """32 e2m1 floats and a power of two (e8m0)."""
     d = e8m0_halves(blocks[:, :1].to(torch.int32))
-    return d * _table(E2M1_VALUES, blocks)[nibbles(blocks[:, 1:], 16).int()]
+    return d * _table(E2M1_VALUES, blocks.device)[nibbles(blocks[:, 1:], 16).int()]
 
 
 def e8m0_halves(exponent: Tensor) -> Tensor:
@@ -62,12 +62,12 @@ def decode_nvfp4(blocks: Tensor) -> Tensor:
     """Four groups of 16 e2m1 floats, each with an unsigned e4m3 scale."""
     d = _ue4m3_halves(blocks.device)[blocks[:, :4].int()]  # (n, 4)
     q = planes(blocks[:, 4:], (0, 4), 0x0F, 8).flatten(2)  # (n, 4, 16)
-    return (d[..., None] * _table(E2M1_VALUES, blocks)[q.int()]).flatten(1)
+    return (d[..., None] * _table(E2M1_VALUES, blocks.device)[q.int()]).flatten(1)
 
 
 def decode_iq4_nl(blocks: Tensor) -> Tensor:
     """32 indices into a table that is denser around zero."""
-    return f16(blocks, 0) * _table(IQ4_VALUES, blocks)[nibbles(blocks[:, 2:], 16).int()]
+    return f16(blocks, 0) * _table(IQ4_VALUES, blocks.device)[nibbles(blocks[:, 2:], 16).int()]
 
 
 def decode_iq4_xs(blocks: Tensor) -> Tensor:
@@ -76,11 +76,13 @@ def decode_iq4_xs(blocks: Tensor) -> Tensor:
     high = shifted(i16(blocks[:, 2:4]), tuple(range(0, 16, 2)), 3).flatten(1)  # (n, 8)
     d = f16(blocks, 0) * ((low | (high << 4)).to(torch.float32) - 32)
     q = nibbles(blocks[:, 8:], 16).reshape(-1, 8, 32)
-    return (d[..., None] * _table(IQ4_VALUES, blocks)[q.int()]).flatten(1)
+    return (d[..., None] * _table(IQ4_VALUES, blocks.device)[q.int()]).flatten(1)
 
 
-def _table(values: tuple[int, ...], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32, device=like.device)
+@cache
+def _table(values: tuple[int, ...], device: torch.device) -> Tensor:
+    """Kept, so that a GPU is handed it once."""
+    return torch.tensor(values, dtype=torch.float32, device=device)
 
 
 @cache
