@@ -2,7 +2,7 @@
 
 The claims: unpacked at load, a step takes at most 1% longer than with bf16 weights; kept packed, at most 8%.
 
-    python -m benchmarks.packed [q8_0 q4_k ...] [--rounds 5] [--programs 32] [--json FILE]
+    python -m benchmarks.packed [q8_0 q4_k ...] [--rounds 5] [--part 4] [--json FILE]
 
 Full size and random weights. What published files quantize is quantized: matrices of whole blocks. The peer
 is diffusers' GGUFLinear in place of the same layers. First the kernels alone. Needs diffusers and gguf.
@@ -26,7 +26,7 @@ from diffusers.quantizers.gguf.utils import GGUFLinear, GGUFParameter
 from torch import Tensor, nn
 
 from darkroom.layers import unpack as unpacking
-from darkroom.layers.unpack import is_fast, unpack
+from darkroom.layers.unpack import is_fast, programs_ahead, unpack
 from darkroom.quant.gguf import BLOCK_TYPES, encode
 from darkroom.quant.packed import PackedTensor
 from darkroom.runtime.graphs import GraphedModule, accelerate
@@ -44,10 +44,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("formats", nargs="*", default=["q8_0", "q4_k"], help="GGUF types in lower case")
     parser.add_argument("--rounds", type=int, default=5, help="turns that each contender takes")
-    parser.add_argument("--programs", type=int, help="multiprocessors that unpack beside a product")
+    parser.add_argument("--part", type=int, help="one in so many multiprocessors unpacks beside a product")
     parser.add_argument("--json", type=Path, help="write all numbers there")
     options = parser.parse_args()
-    unpacking.PROGRAMS = options.programs or unpacking.PROGRAMS
+    unpacking.PART = options.part or unpacking.PART
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, diffusers {diffusers.__version__}")
     results: dict[str, object] = {}
     with torch.inference_mode():
@@ -68,7 +68,7 @@ def measure_kernel(format: str, rounds: int) -> dict[str, float]:
     times = in_turns(
         {
             "all": lambda: unpack(packed, DTYPE, out),
-            "ahead": lambda: unpack(packed, DTYPE, out, programs=unpacking.PROGRAMS),
+            "ahead": lambda: unpack(packed, DTYPE, out, programs=programs_ahead(CUDA)),
             "torch": lambda: packed.decode(DTYPE),
             "copy": lambda: copy.copy_(out),
         },

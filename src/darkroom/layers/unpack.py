@@ -12,8 +12,8 @@ from torch import Tensor
 from darkroom.layers import kernels
 from darkroom.quant.packed import PackedTensor
 
-PROGRAMS = 32
-"""Multiprocessors that unpack while the others multiply: enough to be done before they are."""
+PART = 4
+"""One in so many of a GPU's multiprocessors unpacks while the others multiply: soon enough for what is next."""
 
 
 class Layer(Protocol):
@@ -50,6 +50,11 @@ def is_fast(packed: PackedTensor) -> bool:
     return dequantize.supports(packed)
 
 
+def programs_ahead(device: torch.device) -> int:
+    """Multiprocessors of a CUDA device that unpack beside products."""
+    return max(1, torch.cuda.get_device_properties(device).multi_processor_count // PART)
+
+
 @dataclass(frozen=True)
 class _Unpacked:
     layer: Layer
@@ -68,6 +73,7 @@ class UnpackAhead:
     def __init__(self, layers: Iterable[Layer], device: torch.device) -> None:
         """`layers`: of one network, all `is_fast`; others may share its stream and are no concern of this."""
         self._numel = max(layer.packed.numel for layer in layers)
+        self._programs = programs_ahead(device)
         self._stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
         self._buffers: list[Tensor] = []
         self._free = 0
@@ -96,7 +102,7 @@ class UnpackAhead:
             # The other buffer is free once the products asked for so far are made.
             self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
             with torch.cuda.stream(self._stream):
-                out = unpack(next_packed, dtype, self._buffer(dtype), programs=PROGRAMS)
+                out = unpack(next_packed, dtype, self._buffer(dtype), programs=self._programs)
             self._ready = _Unpacked(following, next_packed.data, out)
         return matrix
 
