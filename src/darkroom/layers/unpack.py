@@ -13,7 +13,7 @@ from darkroom.layers import kernels
 from darkroom.quant.packed import PackedTensor
 
 PART = 4
-"""One in so many of a GPU's multiprocessors unpacks while the others multiply: soon enough for what is next."""
+"""One in so many of a GPU's multiprocessors unpacks while the others multiply: enough to be done before."""
 
 
 class Layer(Protocol):
