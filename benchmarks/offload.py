@@ -92,9 +92,7 @@ def main() -> None:
         empty()
         resident = opened.enter_context(component(work, tensors, opened, "100%").resident())
         results = []
-        print(
-            f"\n| {work.name} step | staying | GB brought | ms | bus ms | / resident | peak GB | distance |"
-        )
+        print(f"\n| {work.name} step | stay | GB brought | ms | bus ms | / resident | peak GB | distance |")
         print("| --- | --- | --- | --- | --- | --- | --- | --- |")
         for budget in options.budgets:
             with ExitStack() as part:

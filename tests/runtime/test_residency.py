@@ -151,7 +151,14 @@ def test_main_memory_is_limited_by_leaving_weights_in_their_file(plan) -> None:
     components = plan(backend="cpu", max_vram="cpu=" + gib(12))
     assert homes(components) == ["disk"] * 3
     assert staying(components[Module.DIFFUSION]) == 10
-    assert not any(part.is_streamed for part in plan(backend="cpu", max_vram=gib(12)).values())
+
+
+def test_limit_without_a_name_says_that_it_is_not_for_the_processor(plan, caplog) -> None:
+    components = plan(backend="cpu", max_vram="6")
+    assert not any(part.is_streamed for part in components.values())
+    assert [record.getMessage() for record in caplog.records] == [
+        "--max-vram has no effect on a CPU; cpu=6 limits the weights that are kept in RAM"
+    ]
 
 
 def test_negative_limit_is_what_is_free_less_so_much(plan) -> None:

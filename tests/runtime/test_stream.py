@@ -447,6 +447,36 @@ def test_output_is_the_same_on_a_card(place, name, params_backend) -> None:
                     torch.testing.assert_close(run(net, "cuda"), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("params_backend", ["cpu", "disk", ""])
+def test_packed_blocks_come_to_a_card(place, params_backend) -> None:
+    """Some of them unpacked ahead of their turn, which must not touch those that come and go."""
+    weights: dict[str, Tensor | PackedTensor] = {
+        name: PackedTensor.encode(tensor, "q8_0") if tensor.ndim == 2 and tensor.shape[1] == 64 else tensor
+        for name, tensor in weights_of(flux).items()
+    }
+    dtype = torch.bfloat16
+    with torch.inference_mode():
+        with place(flux, "cuda0", "", staying=99, weights=weights, dtype=dtype).resident() as net:
+            expected = call_flux_in(net, dtype).clone()
+        component = place(flux, "cuda0", params_backend, staying=4, weights=weights, dtype=dtype)
+        for _ in range(2):
+            with component.resident() as net:
+                for _ in range(5):
+                    difference = (call_flux_in(net, dtype) - expected).float().norm()
+                    assert difference < 1e-2 * expected.float().norm()
+
+
+def call_flux_in(net: nn.Module, dtype: torch.dtype) -> Tensor:
+    def cast_(*args: Tensor) -> list[Tensor]:
+        return [arg.to("cuda", dtype) for arg in args]
+
+    x, context, vector = cast_(*(torch.linspace(-1, 1, n) for n in (64, 5 * 32, 24)))
+    one = torch.ones(1, device="cuda")
+    out: Tensor = net(x.view(1, 4, 4, 4), one / 2, context.view(1, 5, 32), vector[None], one)
+    return out
+
+
 class Wide(nn.Module):
     """Blocks of 64 MB, each much faster to compute than to bring."""
 
@@ -476,6 +506,9 @@ def test_memory_of_a_card_holds_what_stays_and_two_blocks(place, params_backend)
             before = torch.cuda.memory_allocated()
             torch.cuda.reset_peak_memory_stats()
             with component.resident() as net:
+                if params_backend != "disk":
+                    assert net.blocks[0][0].weight.is_cuda
+                    assert all(block._memory.is_pinned() for block in component._stream._blocks)
                 for _ in range(5):
                     torch.testing.assert_close(net(x), expected, rtol=1e-4, atol=1e-5)
             stays = 2 * blocks[0].nbytes if params_backend == "" else 0

@@ -27,6 +27,11 @@ def apply_limits(components: Components, manager: BackendManager, activations: A
     activations: bytes that a module takes besides its weights while it runs.
     """
     limits = manager.placement.limits
+    if limits.default and all(_is_processor(component.runtime) for component in components.values()):
+        logger.warning(
+            "--max-vram has no effect on a CPU; cpu=%g limits the weights that are kept in RAM",
+            limits.default,
+        )
     for backend in dict.fromkeys(component.runtime for component in components.values()):
         asked = limits.gibibytes(backend.name, _is_processor(backend))
         here = {module: part for module, part in components.items() if part.runtime is backend}
