@@ -95,8 +95,8 @@ class EngineConfig(BaseModel):
     )
     type: WeightType | None = opt(
         None,
-        "type that weights are converted to (default: as they are in the file); iq1, iq2 and iq3 types need "
-        "statistics of the model in use and cannot be written",
+        "type that weights are converted to (default: as they are in the file; iq1, iq2 and iq3 types cannot "
+        "be written, they need statistics of the model in use)",
         "--type",
         metavar="TYPE",
         label="weight format",

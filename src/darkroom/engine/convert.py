@@ -38,7 +38,7 @@ from darkroom.weights.layouts import (
     safetensors_layout,
 )
 from darkroom.weights.output import OutputFile
-from darkroom.weights.requantize import convert_piece, is_scaled, pieces
+from darkroom.weights.requantize import CPU, convert_piece, is_scaled, pieces
 from darkroom.weights.source import TensorView
 from darkroom.weights.tensor_types import TypeRules
 
@@ -206,7 +206,7 @@ class _Report:
 def _device(config: EngineConfig, opened: ExitStack) -> torch.device:
     """Where blocks are encoded: the diffusion network's device if --backend says one."""
     if not config.backend:
-        return torch.device("cpu")
+        return CPU
     placement = Placement.parse(config, Devices.discover())
     manager = opened.enter_context(BackendManager(placement, threads=config.threads))
     return manager.runtime(Module.DIFFUSION).device

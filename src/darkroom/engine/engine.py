@@ -101,7 +101,7 @@ class Engine:
             for module in (Module.TE, Module.DIFFUSION, Module.VAE):
                 manager.runtime(module)
                 manager.params(module)
-            model = open_model(config)
+            model = open_model(config, manager.runtime(Module.DIFFUSION).device)
             undo.callback(model.close)
             engine = cls(config, model, manager)
             undo.callback(engine.close)

@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from darkroom.api.config import EngineConfig
@@ -22,7 +23,7 @@ from darkroom.sampling.extra_args import parse_extra_args
 from darkroom.weights.checkpoint import Checkpoint, open_checkpoint
 from darkroom.weights.identify import describe_unknown
 from darkroom.weights.keys import KeyRules, Rename
-from darkroom.weights.requantize import requantized
+from darkroom.weights.requantize import CPU, requantized
 from darkroom.weights.source import TensorSource, TensorView, open_source
 from darkroom.weights.spellings import published
 from darkroom.weights.tensor_types import TypeRules
@@ -57,12 +58,14 @@ def builtin_model() -> Path:
     return Path(str(files("darkroom").joinpath("data/builtin.gguf")))
 
 
-def open_model(config: EngineConfig) -> Model:
+def open_model(config: EngineConfig, converter: torch.device = CPU) -> Model:
     """Opens the files of `config` and finds out what they are, from headers alone.
 
-    Raises CheckpointError for files that cannot be read, models that no family knows and companions that are
-    missing or another model's.
+    converter: the device that gives weights other types, where `config` asks for them.
+    Raises RequestError for rules that cannot be read, CheckpointError for files that cannot be, for models
+    that no family knows, and for companions that are missing or another model's.
     """
+    rules = TypeRules.parse(config.type, config.tensor_type_rules)
     paths = config.files
     if Role.MODEL not in paths and Role.DIFFUSION_MODEL not in paths:
         if paths:
@@ -82,7 +85,7 @@ def open_model(config: EngineConfig) -> Model:
         architecture = family.configure(architecture, model_args)
         alphas = view.read(ALPHAS_CUMPROD) if ALPHAS_CUMPROD in view.index else None
         specs = family.modules(architecture)
-        weights = requantized(view, TypeRules.parse(config.type, config.tensor_type_rules), published)
+        weights = requantized(view, rules, published, converter)
         return Model(
             main.path,
             family,

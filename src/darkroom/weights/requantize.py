@@ -16,6 +16,8 @@ from darkroom.weights.index import DTYPES, TensorIndex, TensorInfo
 from darkroom.weights.source import TensorSource
 from darkroom.weights.tensor_types import TypeRules
 
+CPU = torch.device("cpu")
+
 PIECE = 1 << 22
 """Weights converted at a time, a multiple of all block sizes: 16 MiB of float32."""
 
@@ -56,8 +58,13 @@ def convert_piece(piece: Tensor | PackedTensor, dtype: str, subject: str) -> Ten
     return encode(piece, dtype)
 
 
-def convert(tensor: Tensor | PackedTensor, dtype: str, subject: str) -> Tensor | PackedTensor:
-    """The whole tensor in another type, itself if it has it. Raises what `convert_piece` does."""
+def convert(
+    tensor: Tensor | PackedTensor, dtype: str, subject: str, device: torch.device = CPU
+) -> Tensor | PackedTensor:
+    """The whole tensor in another type, itself if it has it; where it was, however it got it.
+
+    device: where it is converted. Raises what `convert_piece` does.
+    """
     shape, numel = tuple(tensor.shape), math.prod(tensor.shape)
     block = BLOCK_TYPES.get(dtype)
     if isinstance(tensor, PackedTensor) and tensor.format == dtype:
@@ -68,7 +75,7 @@ def convert(tensor: Tensor | PackedTensor, dtype: str, subject: str) -> Tensor |
     out = torch.empty(size, dtype=torch.uint8 if block else DTYPES[dtype])
     at = 0
     for piece in pieces(tensor):
-        made = convert_piece(piece, dtype, subject).flatten()
+        made = convert_piece(piece.to(device), dtype, subject).flatten()
         out[at : at + len(made)] = made
         at += len(made)
     return PackedTensor(out, dtype, shape) if block else out.view(shape)
@@ -77,9 +84,9 @@ def convert(tensor: Tensor | PackedTensor, dtype: str, subject: str) -> Tensor |
 class Requantized:
     """Tensors of a source, some of them converted when they are read."""
 
-    def __init__(self, source: TensorSource, types: Mapping[str, str]) -> None:
-        """types: of the tensors to convert, by name."""
-        self._source, self._types = source, types
+    def __init__(self, source: TensorSource, types: Mapping[str, str], device: torch.device = CPU) -> None:
+        """types: of the tensors to convert, by name. device: where they are converted."""
+        self._source, self._types, self._device = source, types, device
         self.index = TensorIndex(
             (
                 TensorInfo(name, info.shape, types.get(name, info.dtype))
@@ -93,7 +100,7 @@ class Requantized:
         tensor = self._source.read(name)
         if name not in self._types:
             return tensor
-        made = convert(tensor, self._types[name], name)
+        made = convert(tensor, self._types[name], f"tensor {name!r}", self._device)
         if made is not tensor:
             self._source.release(name)
         return made
@@ -106,20 +113,22 @@ class Requantized:
         """The tensors whose names start with `prefix`, without it."""
         types = {name[len(prefix) :]: t for name, t in self._types.items() if name.startswith(prefix)}
         part = self._source.under(prefix)
-        return Requantized(part, types) if types else part
+        return Requantized(part, types, self._device) if types else part
 
 
-def requantized(source: TensorSource, rules: TypeRules, spelling: Callable[[str], str]) -> TensorSource:
+def requantized(
+    source: TensorSource, rules: TypeRules, spelling: Callable[[str], str], device: torch.device = CPU
+) -> TensorSource:
     """The source with its weights as `rules` want them; one-dimensional tensors stay as they are.
 
-    spelling: a tensor's name as rules see it.
+    spelling: a tensor's name as rules see it. device: where they are converted.
     """
     types = {}
     for name, info in source.index.items():
         wanted = rules.wanted(TensorInfo(spelling(name), info.shape, info.dtype))
         if len(info.shape) > 1 and wanted != info.dtype:
             types[name] = wanted
-    return Requantized(source, types) if types else source
+    return Requantized(source, types, device) if types else source
 
 
 def is_scaled(tensor: Tensor | PackedTensor) -> bool:

@@ -45,18 +45,19 @@ def fit_affine(x: Tensor, weight: Tensor | None, levels: int, *, through_zero: b
     if through_zero:
         low = low.clamp(max=0)
     weighted = x if weight is None else x * weight
-    sum_w = torch.full_like(low, len(x)).double() if weight is None else weight.sum(0).double()
-    sum_x = weighted.sum(0).double()
+    wide = torch.float32 if x.device.type == "mps" else torch.float64  # Metal has no float64
+    sum_w = (torch.full_like(low, len(x)) if weight is None else weight.sum(0)).to(wide)
+    sum_x = weighted.sum(0).to(wide)
 
     def sums(factor: float) -> tuple[Tensor, Tensor, Tensor]:
         """Of q, q^2 and x q, for q that are rounded with about `factor` steps from low to high."""
         inverse = torch.where(high > low, factor / (high - low), 0)
         q = (x - low).mul_(inverse).round_().clamp_(0, levels)
         wq = q if weight is None else q * weight
-        return wq.sum(0).double(), (wq * q).sum(0).double(), q.mul_(weighted).sum(0).double()
+        return wq.sum(0).to(wide), (wq * q).sum(0).to(wide), q.mul_(weighted).sum(0).to(wide)
 
     sum_q, sum_q2, sum_xq = sums(levels)
-    s, m = ((high - low) / levels).double(), low.double()
+    s, m = ((high - low) / levels).to(wide), low.to(wide)
     scale = s.float()
     # what the error is less than that of x alone
     best = 2 * (s * sum_xq + m * sum_x - s * m * sum_q) - s * s * sum_q2 - m * m * sum_w
