@@ -268,7 +268,8 @@ class Engine:
         with self._resident(Module.DIFFUSION, report) as net:
 
             def predict(x: Tensor, t: Tensor, c: Conditioning) -> Tensor:
-                return family.predict(net, x.to(component.dtype), t, c)
+                # Of one layout: samplers hand on the network's own, and each would be recorded by itself.
+                return family.predict(net, x.to(component.dtype).contiguous(), t, c)
 
             prediction = self._make_prediction(predict, plan.flow_shift)
             schedule = make_schedule(plan, prediction, family, self.defaults)
