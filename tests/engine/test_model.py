@@ -75,6 +75,15 @@ def test_the_files_own_noise_schedule_is_read(checkpoint: Path, tmp_path: Path) 
     model.close()
 
 
+def test_a_mark_for_zero_terminal_snr_stands_for_the_table(checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "ztsnr.safetensors"
+    save_file(load_file(checkpoint) | {"ztsnr": torch.zeros(1)}, path)
+    model = open_model(EngineConfig(model=path))
+    assert model.alphas_cumprod is not None
+    assert model.alphas_cumprod[-1] == 0
+    model.close()
+
+
 def test_the_package_brings_a_model_along() -> None:
     model = open_model(EngineConfig())
     assert (model.path, model.family.name) == (builtin_model(), "sd1")

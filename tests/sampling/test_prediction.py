@@ -7,7 +7,13 @@ import torch
 from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 
 from darkroom.api.names import PredictionType
-from darkroom.sampling.prediction import Prediction, ShiftedTimesteps, make_prediction, scaled_linear_alphas
+from darkroom.sampling.prediction import (
+    Prediction,
+    ShiftedTimesteps,
+    make_prediction,
+    scaled_linear_alphas,
+    zero_terminal_alphas,
+)
 
 ALL = list(PredictionType)
 
@@ -152,3 +158,12 @@ def test_a_table_that_is_no_schedule_is_not_used(table: str, caplog: pytest.LogC
     default = make_prediction(PredictionType.EPS)
     assert (prediction.sigma_min, prediction.sigma_max) == (default.sigma_min, default.sigma_max)
     assert "alphas_cumprod" in caplog.text
+
+
+def test_zero_terminal_table_is_diffusers() -> None:
+    theirs = EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", rescale_betas_zero_snr=True
+    ).alphas_cumprod
+    ours = torch.from_numpy(zero_terminal_alphas())
+    torch.testing.assert_close(ours[:-1].float(), theirs[:-1], rtol=1e-3, atol=1e-6)
+    assert ours[-1] == 0

@@ -20,6 +20,7 @@ from darkroom.families import discover
 from darkroom.families.base import Family
 from darkroom.runtime.budget import format_bytes
 from darkroom.sampling.extra_args import parse_extra_args
+from darkroom.sampling.prediction import zero_terminal_alphas
 from darkroom.weights.checkpoint import Checkpoint, open_checkpoint
 from darkroom.weights.identify import describe_unknown
 from darkroom.weights.keys import KeyRules, Rename
@@ -31,6 +32,9 @@ from darkroom.weights.tensor_types import TypeRules
 logger = logging.getLogger(__name__)
 
 ALPHAS_CUMPROD = "alphas_cumprod"
+
+# What files of v-predicting models carry instead of a table, as ComfyUI reads it.
+_ZERO_TERMINAL = "ztsnr"
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,6 @@ def open_model(config: EngineConfig, converter: torch.device = CPU) -> Model:
         logger.debug("%s: %s", family.name, architecture)
         model_args = parse_extra_args(config.model_args, "--model-args", family.model_args)
         architecture = family.configure(architecture, model_args)
-        alphas = view.read(ALPHAS_CUMPROD) if ALPHAS_CUMPROD in view.index else None
         specs = family.modules(architecture)
         weights = requantized(view, rules, published, converter)
         return Model(
@@ -91,9 +94,16 @@ def open_model(config: EngineConfig, converter: torch.device = CPU) -> Model:
             family,
             architecture,
             {module: weights.under(spec.prefix) for module, spec in specs.items()},
-            alphas.clone() if isinstance(alphas, Tensor) else None,
+            _noise_schedule(view),
             opened.pop_all(),
         )
+
+
+def _noise_schedule(view: TensorView) -> Tensor | None:
+    if ALPHAS_CUMPROD in view.index:
+        alphas = view.read(ALPHAS_CUMPROD)
+        return alphas.clone() if isinstance(alphas, Tensor) else None
+    return torch.from_numpy(zero_terminal_alphas()) if _ZERO_TERMINAL in view.index else None
 
 
 def recognise(files: Mapping[Role, Checkpoint]) -> tuple[Family[Any], Any, TensorView]:

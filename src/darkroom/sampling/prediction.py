@@ -270,6 +270,16 @@ def scaled_linear_alphas(
     return np.asarray(np.cumprod(1 - betas), np.float64)
 
 
+def zero_terminal_alphas() -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Stable Diffusion's table rescaled to end in pure noise (Lin et al. 2023, arXiv:2305.08891).
+
+    Algorithm 1: the roots are shifted until the last is 0 and scaled until the first is what it was.
+    """
+    roots = np.sqrt(scaled_linear_alphas())
+    rescaled = (roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])
+    return np.asarray(rescaled**2, np.float64)
+
+
 def _usable_alphas(table: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """A checkpoint's table. Its last entry may be 0 (zero terminal SNR): ComfyUI's sigma of 4519 stands then.
 
