@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,9 +37,11 @@ def unpack(
         return packed.decode(dtype)
     from darkroom.layers.kernels import dequantize
 
+    device = packed.data.device
     if out is None:
-        out = torch.empty(packed.numel, dtype=dtype, device=packed.data.device)
-    return dequantize.dequantize(packed, out[: packed.numel].view(packed.shape), programs=programs)
+        out = torch.empty(packed.numel, dtype=dtype, device=device)
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():  # where Triton launches
+        return dequantize.dequantize(packed, out[: packed.numel].view(packed.shape), programs=programs)
 
 
 def is_fast(packed: PackedTensor) -> bool:

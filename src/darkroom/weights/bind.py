@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Collection, Mapping
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -140,7 +139,7 @@ def _converted(
     raw: Tensor | PackedTensor, device: torch.device, dtype: torch.dtype, order: tuple[int, ...]
 ) -> Tensor:
     """`raw` itself if nothing about it has to change. order: its axes, outermost in memory first."""
-    tensor = _unpacked(raw.to(device), dtype) if isinstance(raw, PackedTensor) else raw.to(device)
+    tensor = unpack(raw.to(device), dtype) if isinstance(raw, PackedTensor) else raw.to(device)
     kind = dtype if tensor.is_floating_point() else tensor.dtype
     if tensor.dtype == kind and tensor.permute(order).is_contiguous():
         return tensor
@@ -154,12 +153,6 @@ def _converted(
     ):
         return _half_to_bfloat16(target, tensor)
     return target.copy_(tensor)
-
-
-def _unpacked(packed: PackedTensor, dtype: torch.dtype) -> Tensor:
-    device = packed.data.device
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():  # where kernels run
-        return unpack(packed, dtype)
 
 
 def _half_to_bfloat16(target: Tensor, tensor: Tensor) -> Tensor:

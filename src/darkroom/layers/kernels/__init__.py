@@ -19,18 +19,18 @@ def _has_triton() -> bool:
 
 def usable(x: Tensor) -> bool:
     """Whether the kernels may take x: half precision, no autograd, the current device, Ampere or later."""
-    return x.is_cuda and x.dtype in _DTYPES and not torch.is_grad_enabled() and usable_on(x.device)
+    return (
+        x.is_cuda
+        and x.dtype in _DTYPES
+        and not torch.is_grad_enabled()
+        and x.device.index == torch.cuda.current_device()  # where Triton launches
+        and usable_on(x.device)
+    )
 
 
 def usable_on(device: torch.device) -> bool:
-    """Whether kernels run on `device` now, whatever they are given."""
-    return (
-        device.type == "cuda"
-        and _ENABLED[0]
-        and _has_triton()
-        and device.index == torch.cuda.current_device()  # where Triton launches
-        and _capability(device) >= (8, 0)
-    )
+    """Whether kernels run on `device` when it is the current one, whatever they are given."""
+    return device.type == "cuda" and _ENABLED[0] and _has_triton() and _capability(device) >= (8, 0)
 
 
 @functools.cache
