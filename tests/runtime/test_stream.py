@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -423,6 +424,44 @@ def test_progress_counts_what_is_read_before_the_network_runs(place) -> None:
         total = component.file_bytes
         with component.resident(counted.append):
             assert sum(counted) == total == (2 if params_backend == "disk" else 6) * 20 * 4
+
+
+def test_reading_that_is_cancelled_gives_the_blocks_back(place, monkeypatch) -> None:
+    component = place(Ladder, "vulkan0", "cpu", staying=0)
+    locked: list[int] = []
+
+    def page_lock(memory: Tensor) -> Callable[[], None]:
+        locked.append(memory.data_ptr())
+        return lambda: locked.remove(memory.data_ptr())
+
+    monkeypatch.setattr(component.runtime, "page_lock", page_lock)
+    read: list[int] = []
+
+    def on_bytes(nbytes: int) -> None:
+        read.append(nbytes)
+        if len(read) == 7:
+            assert len(locked) == 3
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        component.load(on_bytes)
+    assert not locked
+    assert device_of(component._network()) == {"meta"}
+    component.load()
+    assert len(locked) == 6
+    component.close()
+    assert not locked
+
+
+def test_memory_that_is_locked_is_whole_pages(place, monkeypatch) -> None:
+    component = place(Ladder, "vulkan0", "cpu", staying=0)
+    starts: list[int] = []
+    monkeypatch.setattr(
+        component.runtime, "page_lock", lambda m: starts.append(m.data_ptr()) or (lambda: None)
+    )
+    component.load()
+    assert len(set(starts)) == 6
+    assert not any(start % mmap.PAGESIZE for start in starts)
 
 
 def test_closed_component_has_no_weights(place) -> None:

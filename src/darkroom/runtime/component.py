@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -188,12 +188,12 @@ class Component:
         net = self._network()
         try:
             with backend.guarded(f"loading {self.name}"):
-                rest = self._source.index.keys() - self._streamed_tensors()
-                self._fill(net, self._source, backend, rest, on_bytes)
-                if self._streaming is not None:
-                    home = self._streaming.home
-                    blocks = [self._block(block, home, on_bytes) for block in self._streaming.blocks]
-                    self._stream = BlockStream(blocks, self.runtime, self._count)
+                if self._streaming is None:
+                    self._fill(net, self._source, backend, None, on_bytes)
+                else:
+                    rest = self._source.index.keys() - self._streamed_tensors()
+                    self._fill(net, self._source, backend, rest, on_bytes)
+                    self._stream = self._made_stream(self._streaming, on_bytes)
                 backend.synchronize()
         except BaseException:
             self._drop()
@@ -212,7 +212,7 @@ class Component:
         net: nn.Module,
         source: TensorSource,
         backend: Backend,
-        only: Collection[str],
+        only: Collection[str] | None,
         on_bytes: OnBytes | None = None,
     ) -> None:
         bind_weights(
@@ -225,6 +225,16 @@ class Component:
             only=only,
             on_bytes=on_bytes,
         )
+
+    def _made_stream(self, streaming: Streaming, on_bytes: OnBytes | None) -> BlockStream:
+        """The blocks that come and go; if one cannot be read, those before it are given back."""
+        blocks = []
+        with ExitStack() as undo:
+            for block in streaming.blocks:
+                blocks.append(self._block(block, streaming.home, on_bytes))
+                undo.callback(blocks[-1].close)
+            undo.pop_all()
+        return BlockStream(blocks, self.runtime, self._count)
 
     def _block(self, block: Block, home: Backend | None, on_bytes: OnBytes | None) -> StreamedBlock:
         """A block that comes and goes, its weights read to their home."""
