@@ -98,6 +98,7 @@ def decode(data: Tensor, format: str, dtype: torch.dtype) -> Tensor:
     return out.flatten()
 
 
+@torch.no_grad()
 def encode(weight: Tensor, format: str) -> Tensor:
     """The blocks of `weight`, uint8 (nbytes,), on its device.
 

@@ -25,9 +25,10 @@ def fit_symmetric(x: Tensor, weight: Tensor | None, levels: int) -> Tensor:
     inverse = torch.where(extreme.abs() < EPSILON, 0, -1 / extreme)
     weighted = x if weight is None else x * weight
     scale, best = torch.zeros_like(extreme), torch.zeros_like(extreme)
+    q, product = torch.empty_like(x), torch.empty_like(x)
     for offset in range(-9, 10):
-        q = (x * (inverse * (levels + 0.1 * offset))).round_().clamp_(-levels, levels - 1)
-        along = (weighted * q).sum(0)
+        torch.mul(x, inverse * (levels + 0.1 * offset), out=q).round_().clamp_(-levels, levels - 1)
+        along = torch.mul(weighted, q, out=product).sum(0)
         square = (q.square_() if weight is None else q.square_().mul_(weight)).sum(0)
         gain = torch.where(square > 0, along * along / square, 0)
         scale = torch.where(gain > best, along / square, scale)
@@ -45,20 +46,21 @@ def fit_affine(x: Tensor, weight: Tensor | None, levels: int, *, through_zero: b
     if through_zero:
         low = low.clamp(max=0)
     weighted = x if weight is None else x * weight
-    wide = torch.float32 if x.device.type == "mps" else torch.float64  # Metal has no float64
-    sum_w = (torch.full_like(low, len(x)) if weight is None else weight.sum(0)).to(wide)
-    sum_x = weighted.sum(0).to(wide)
+    sum_w = torch.full_like(low, len(x)) if weight is None else weight.sum(0)
+    sum_x = weighted.sum(0)
+    q, product = torch.empty_like(x), torch.empty_like(x)
 
     def sums(factor: float) -> tuple[Tensor, Tensor, Tensor]:
         """Of q, q^2 and x q, for q that are rounded with about `factor` steps from low to high."""
         inverse = torch.where(high > low, factor / (high - low), 0)
-        q = (x - low).mul_(inverse).round_().clamp_(0, levels)
-        wq = q if weight is None else q * weight
-        return wq.sum(0).to(wide), (wq * q).sum(0).to(wide), q.mul_(weighted).sum(0).to(wide)
+        torch.sub(x, low, out=q).mul_(inverse).round_().clamp_(0, levels)
+        product.copy_(q) if weight is None else torch.mul(q, weight, out=product)
+        sum_q, sum_q2 = product.sum(0), product.mul_(q).sum(0)
+        return sum_q, sum_q2, q.mul_(weighted).sum(0)
 
     sum_q, sum_q2, sum_xq = sums(levels)
-    s, m = ((high - low) / levels).to(wide), low.to(wide)
-    scale = s.float()
+    scale = s = (high - low) / levels
+    m = low
     # what the error is less than that of x alone
     best = 2 * (s * sum_xq + m * sum_x - s * m * sum_q) - s * s * sum_q2 - m * m * sum_w
     for step in range(37):
@@ -71,7 +73,7 @@ def fit_affine(x: Tensor, weight: Tensor | None, levels: int, *, through_zero: b
         gain = s * sum_xq + m * sum_x
         better = (determinant > 0) & (gain > best)
         best = torch.where(better, gain, best)
-        scale, low = torch.where(better, s.float(), scale), torch.where(better, m.float(), low)
+        scale, low = torch.where(better, s, scale), torch.where(better, m, low)
     return scale, low
 
 
@@ -122,9 +124,12 @@ def fit_table(x: Tensor, weight: Tensor, table: Tensor, nearest: Tensor) -> Tens
     weighted = x * weight
     scale, best = torch.zeros_like(extreme), torch.zeros_like(extreme)
     first = float(table[0])
+    value, product = torch.empty_like(x), torch.empty_like(x)
     for factor in (-first, *(first + offset for offset in range(-7, 8))):
-        value = nearest[half_steps(x * (inverse * factor))]
-        along, square = (weighted * value).sum(0), value.square_().mul_(weight).sum(0)
+        at = half_steps(torch.mul(x, inverse * factor, out=value))
+        torch.index_select(nearest, 0, at.view(-1), out=value.view(-1))
+        along = torch.mul(weighted, value, out=product).sum(0)
+        square = value.square_().mul_(weight).sum(0)
         gain = torch.where(square > 0, along * along / square, 0)
         scale = torch.where(gain > best, along / square, scale)
         best = torch.maximum(gain, best)
