@@ -483,7 +483,8 @@ def test_output_is_the_same_on_a_card(place, name, params_backend) -> None:
         for _ in range(2):
             with component.resident() as net:
                 for _ in range(5):
-                    torch.testing.assert_close(run(net, "cuda"), expected, rtol=1e-5, atol=1e-6)
+                    # Products of one input are one or several, as the places of their weights allow.
+                    torch.testing.assert_close(run(net, "cuda"), expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.gpu
@@ -503,7 +504,7 @@ def test_packed_blocks_come_to_a_card(place, params_backend) -> None:
             with component.resident() as net:
                 for _ in range(5):
                     difference = (call_flux_in(net, dtype) - expected).float().norm()
-                    assert difference < 1e-2 * expected.float().norm()
+                    assert difference < 3e-2 * expected.float().norm()
 
 
 def call_flux_in(net: nn.Module, dtype: torch.dtype) -> Tensor:
