@@ -13,8 +13,11 @@ from torch import Tensor
 from darkroom.layers import kernels
 from darkroom.quant.packed import PackedTensor
 
-PART = 4
-"""One in so many of a GPU's multiprocessors unpacks while the others multiply: enough to be done before."""
+PART = 1
+"""One in so many of a GPU's multiprocessors may unpack beside products: all that products leave."""
+
+FIRST, LAST = -1, 0
+"""CUDA's priorities of streams, as products and what is unpacked beside them have them."""
 
 
 class Layer(Protocol):
@@ -53,8 +56,10 @@ def is_fast(packed: PackedTensor) -> bool:
     return dequantize.supports(packed)
 
 
-def programs_ahead(device: torch.device) -> int:
-    """Multiprocessors of a CUDA device that unpack beside products."""
+def programs_ahead(device: torch.device) -> int | None:
+    """Multiprocessors of a CUDA device that unpack beside products; None for all."""
+    if PART == 1:
+        return None
     return max(1, torch.cuda.get_device_properties(device).multi_processor_count // PART)
 
 
@@ -70,14 +75,16 @@ class UnpackAhead:
 
     There are two buffers, each for the largest weight: products read one while the other is filled. Layers
     are taken to be called in the order of their first calls; one that comes out of turn waits for its own.
-    CUDA only. One thread at a time.
+
+    Its stream comes last: products in a stream of priority FIRST take the multiprocessors that they want,
+    which towards the end of each are ever fewer. CUDA only. One thread at a time.
     """
 
     def __init__(self, layers: Iterable[Layer], device: torch.device) -> None:
         """`layers`: of one network, all `is_fast`; others may share its stream and are no concern of this."""
         self._numel = max(layer.packed.numel for layer in layers)
         self._programs = programs_ahead(device)
-        self._stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
+        self._stream = torch.cuda.Stream(device, priority=LAST)  # type: ignore[no-untyped-call]
         self._buffers: list[Tensor] = []
         self._free = 0
         self._following: dict[Layer, Layer] = {}

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from darkroom.layers.joint import join_weights
 from darkroom.layers.packed_linear import unpack_ahead, unpack_in_time
-from darkroom.layers.unpack import UnpackAhead
+from darkroom.layers.unpack import FIRST, UnpackAhead
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +74,7 @@ class GraphedModule(nn.Module):
         super().__init__()
         self.net = net
         self._ahead = ahead
+        self._stream: torch.cuda.Stream | None = None
         self._limit = limit
         self._seen: set[Key] = set()
         self._too_large: set[Key] = set()
@@ -164,7 +165,9 @@ class GraphedModule(nn.Module):
         with torch.inference_mode(False), torch.no_grad():  # later calls may write to them in any mode
             static = tuple(tensor.clone() for tensor in inputs)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        if self._stream is None and self._ahead is not None:
+            self._stream = torch.cuda.Stream(priority=FIRST)  # type: ignore[no-untyped-call]
+        with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
             output = function(*static)
         assert isinstance(output, Tensor), "only calls that gave a tensor are recorded"
         name, kept = type(self.net).__name__, torch.cuda.memory_reserved() - reserved
