@@ -14,6 +14,7 @@ from darkroom import Engine, EngineConfig, GenerationRequest
 from darkroom.api.names import ComputeType, Module, Role, WeightType
 from darkroom.engine.convert import convert_model
 from darkroom.layers.packed_linear import PackedModule
+from darkroom.weights.checkpoint import open_checkpoint
 
 ROLES = (Role.DIFFUSION_MODEL, Role.CLIP_L, Role.T5XXL, Role.VAE)
 
@@ -46,6 +47,15 @@ def test_four_files_as_one(files: dict[str, Path], tmp_path: Path, ending: str, 
     expected, _ = draw(**files)
     assert np.array_equal(draw(model=output)[0], expected)
     assert expected.std() > 5
+
+
+def test_a_diffusers_folder_becomes_a_checkpoint(tmp_path: Path) -> None:
+    pipeline().save_pretrained(tmp_path / "folder")
+    config, output = EngineConfig(model=tmp_path / "folder"), tmp_path / "one.safetensors"
+    convert_model(config, output, native_names=True)
+    with open_checkpoint(output) as checkpoint:
+        assert "model.diffusion_model.double_blocks.0.img_attn.qkv.weight" in checkpoint.index
+    assert np.array_equal(draw(model=output)[0], draw(model=tmp_path / "folder")[0])
 
 
 def test_quantized_beforehand_or_while_loading(files: dict[str, Path], tmp_path: Path) -> None:

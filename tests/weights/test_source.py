@@ -37,6 +37,15 @@ def test_a_companion_file_replaces_everything_under_its_prefix(tmp_path: Path) -
     assert torch.equal(merged.under("unet.").read("x"), torch.zeros(1))
 
 
+def test_parts_are_left_out_and_renamed(tmp_path: Path) -> None:
+    whole = view(tmp_path / "a", {"unet.x": torch.zeros(1), "vae.x": torch.ones(2), "te.x": torch.zeros(3)})
+    assert set(whole.without("vae.", "te.").index) == {"unet.x"}
+    names = {"vae.x": "first_stage_model.x", "te.x": "te.x"}
+    renamed = whole.renamed(names.get)
+    assert renamed.index.shapes() == {"first_stage_model.x": (2,), "te.x": (3,)}
+    assert torch.equal(renamed.read("first_stage_model.x"), torch.ones(2))
+
+
 def test_what_files_say_about_themselves_is_joined(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "a", {"title": "model", "author": "me"})
     save_file({"te.x": torch.zeros(1)}, tmp_path / "b", {"title": "encoder", "tokens": "many"})
