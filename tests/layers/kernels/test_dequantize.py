@@ -34,11 +34,14 @@ def randn(*shape: int) -> Tensor:
 
 
 def packed(format: str, rows: int, width: int, scales: int = 0) -> PackedTensor:
-    """Random weights. scales: how many stand beside them."""
+    """Random weights, drawn from a few blocks: some types take long to write. scales: those beside fp8."""
     if format in FLOAT8:
         data = randn(rows, width).to(FLOAT8[format]).view(torch.uint8).flatten()
         return PackedTensor(data, format, (rows, width), torch.linspace(1, 2, scales) if scales else None)
-    return PackedTensor(encode(randn(rows, width), format), format, (rows, width))
+    block = BLOCK_TYPES[format]
+    pool = encode(randn(64, block.elements), format).view(64, -1)
+    numbers = torch.randint(64, (rows * width // block.elements,), generator=torch.Generator().manual_seed(6))
+    return PackedTensor(pool[numbers].flatten(), format, (rows, width))
 
 
 def random_bytes(format: str) -> PackedTensor:
