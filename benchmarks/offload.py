@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from darkroom.api.config import EngineConfig
 from darkroom.api.names import Module
 from darkroom.runtime.backends import BackendManager, Placement
-from darkroom.runtime.budget import blocks_to_stream, estimate_activation_bytes
+from darkroom.runtime.budget import TRANSFORMER_CHANNELS, blocks_to_stream, estimate_activation_bytes
 from darkroom.runtime.component import Component
 from darkroom.runtime.devices import Devices
 from darkroom.runtime.limits import GIBIBYTE
@@ -130,7 +130,14 @@ def component(work: Work, tensors: dict[str, Tensor], opened: ExitStack, budget:
 def streamed(sizes: Sequence[int], budget: str, total: int) -> Sequence[int]:
     """Numbers of the blocks that come and go. sizes: bytes of each. total: bytes of the network."""
     if not budget.endswith("%"):
-        work = estimate_activation_bytes(1024, 1024, itemsize=DTYPE.itemsize, batch=2, decoder_channels=0)
+        work = estimate_activation_bytes(
+            1024,
+            1024,
+            itemsize=DTYPE.itemsize,
+            batch=2,
+            decoder_channels=0,
+            unet_channels=TRANSFORMER_CHANNELS,
+        )
         return blocks_to_stream(sizes, int(float(budget) * GIBIBYTE - SPARE * work) - (total - sum(sizes)))
     share = float(budget[:-1]) / 100
     plans = (blocks_to_stream(sizes, sum(sizes) * percent // 100) for percent in range(101))

@@ -46,7 +46,7 @@ def draw(engine: Engine) -> list[bytes]:
         {"backend": "all=vulkan0,te=cpu", "gpu_layers": 0},
         {"backend": "all=vulkan0,te=cpu", "gpu_layers": 7, "params_backend": "diffusion=disk"},
         {"backend": "vulkan0", "max_vram": "0.01"},
-        {"backend": "all=vulkan0,te=cpu", "max_vram": "all=1,vulkan0=0.41"},
+        {"backend": "all=vulkan0,te=cpu", "max_vram": "all=1,vulkan0=0.31"},
         {"backend": "cpu", "max_vram": "cpu=0.01"},
         {"backend": "cuda0", "params_backend": "cpu", "max_vram": "-3.5"},
     ],
@@ -108,7 +108,7 @@ def test_limit_is_checked_before_the_model_is_opened(devices: Devices, tmp_path:
         {"params_backend": "cpu", "stream_layers": True},
         {"params_backend": "disk", "stream_layers": True},
         {"gpu_layers": 5},
-        {"max_vram": "0.41"},
+        {"max_vram": "0.31"},
     ],
 )
 def test_card_draws_the_same_picture_and_gives_its_memory_back(

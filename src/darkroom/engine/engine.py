@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -34,7 +35,12 @@ from darkroom.engine.report import Report
 from darkroom.families.base import Conditioning, Frame, Predict, TextPrompt
 from darkroom.families.embeddings import find_embeddings
 from darkroom.runtime.backends import BackendManager, Placement
-from darkroom.runtime.budget import ENCODER_BYTES, check_size, estimate_activation_bytes
+from darkroom.runtime.budget import (
+    ENCODER_BYTES,
+    TRANSFORMER_CHANNELS,
+    check_size,
+    estimate_activation_bytes,
+)
 from darkroom.runtime.component import Component
 from darkroom.runtime.devices import Devices
 from darkroom.runtime.packing import unpack_what_fits
@@ -175,13 +181,18 @@ class Engine:
         """Bytes that a module takes besides its weights for a picture of the family's own size."""
         if module is Module.TE:
             return ENCODER_BYTES
-        return estimate_activation_bytes(
+        estimate = partial(
+            estimate_activation_bytes,
             self.defaults.width,
             self.defaults.height,
             itemsize=self.components[module].dtype.itemsize,
             batch=1 if self.defaults.cfg_scale == 1.0 else 2,
-            **({"unet_channels": 0} if module is Module.VAE else {"decoder_channels": 0}),
         )
+        if module is Module.VAE:
+            return estimate(unet_channels=0)
+        if self.defaults.patch > 1:
+            return estimate(decoder_channels=0, unet_channels=TRANSFORMER_CHANNELS)
+        return estimate(decoder_channels=0)
 
     def _component(self, module: Module) -> Component:
         spec = self.model.family.modules(self.model.architecture)[module]

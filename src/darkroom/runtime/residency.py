@@ -14,7 +14,7 @@ from darkroom.runtime.limits import GIBIBYTE
 
 logger = logging.getLogger(__name__)
 
-SPARE = 2.0
+SPARE = 1.5
 """Times the estimate of the activations that is left free: it is rather low, and libraries take a share."""
 
 Components = Mapping[Module, Component]
