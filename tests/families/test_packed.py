@@ -18,6 +18,7 @@ from darkroom.layers.packed_linear import PackedModule
 from darkroom.nets.flux_blocks import StreamsConfig
 from darkroom.nets.te.clip import CLIPTextConfig, CLIPTextModel
 from darkroom.nets.te.qwen import QwenConfig, QwenTextModel
+from darkroom.nets.te.qwen_vision import QwenVisionConfig, QwenVisionModel
 from darkroom.nets.te.t5 import T5Config, T5EncoderModel
 from darkroom.nets.unet import UNetConfig, UNetModel
 from darkroom.nets.vae.kl import AutoencoderKL, KLConfig
@@ -102,6 +103,10 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], Tensor]
     "qwen": (
         lambda: QwenTextModel(QwenConfig(40, 64, 96, 2, 4, 2, 16, has_bias=True, has_qk_norm=True)),
         lambda net: net(IDS),
+    ),
+    "qwen_vision": (
+        lambda: QwenVisionModel(QwenVisionConfig(64, 96, 2, 2, 48, patch_size=14, frames=2)),
+        lambda net: net(randn(1, 3, 56, 84).sigmoid()),
     ),
     "kl": (
         lambda: AutoencoderKL(KLConfig(ch=32, ch_mult=(1, 2))),
