@@ -69,7 +69,8 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
-    assert said == "stopping; Ctrl+C again stops at once\nstopped; no model was written\n"
+    assert "stopping; Ctrl+C again stops at once\n" in said
+    assert said.endswith("stopped; no model was written\n")
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 

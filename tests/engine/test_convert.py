@@ -129,6 +129,8 @@ def test_metadata_of_gguf_files_is_kept(tmp_path: Path) -> None:
         "general.file_type": 14,
         "general.quantization_version": 2,
     }
+    convert_model(EngineConfig(model=tmp_path / "in.gguf"), output)
+    assert GGUFReader(output).get_field("general.file_type").contents() == 7  # type: ignore[union-attr]
     assert reader.tensors[0].name == "text_encoders.llm.token_embd.weight"
 
 

@@ -46,7 +46,7 @@ class ProgressBar:
 
 
 class PlainProgress:
-    """A line for each phase, and in sampling one about every tenth of the way."""
+    """A line for each phase, and in those that can take long one about every tenth of the way."""
 
     def __init__(self, console: Console, *, only_sampling: bool = False) -> None:
         self._console = console
@@ -63,7 +63,7 @@ class PlainProgress:
                 self._say(self._unsaid)
             self._part, self._tenths = part, 0
         tenths = 10 * progress.step // max(1, progress.steps)
-        if progress.phase is not Phase.SAMPLE:
+        if progress.phase not in (Phase.SAMPLE, Phase.CONVERT):
             tenths //= 10
         if tenths > self._tenths:
             self._say(progress)

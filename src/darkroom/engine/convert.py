@@ -172,12 +172,13 @@ def _planned(info: TensorInfo, rules: TypeRules, view: TensorView, is_gguf: bool
 def _layout(infos: list[TensorInfo], rules: TypeRules, source: _Source, is_gguf: bool) -> Layout:
     if not is_gguf:
         return safetensors_layout(infos, {**source.metadata, "format": "pt"})
-    dropped = ("general.alignment", "general.file_type", "general.quantization_version")
     metadata: dict[str, Value | bytes] = {
         key: value
         for key, value in source.gguf_metadata.items()
-        if key not in dropped and not key.startswith("split.")
+        if key != "general.alignment" and not key.startswith("split.")
     }
+    if rules:
+        metadata.pop("general.file_type", None)
     if rules.default in FILE_TYPES:
         metadata["general.file_type"] = FILE_TYPES[rules.default]
     if any(info.dtype in BLOCK_TYPES for info in infos):
