@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import torch
 from torch import Tensor, nn
 
@@ -63,9 +61,7 @@ class PackedLinear(PackedModule):
         return linear(x, self._unpacked(x), self.bias, residual)
 
     def matrix(self, x: Tensor) -> Tensor | None:
-        """The weight for products with x that are asked for before the next one; None where `forward` needs
-        no whole one.
-        """
+        """The weight for products with x, good until another layer is used; None where none whole is needed."""
         weight = self.packed
         return None if has_product(x, weight) or _goes_by_rows(x, weight) else self._unpacked(x)
 
@@ -126,21 +122,18 @@ def packed_form(module: nn.Module, weight: PackedTensor) -> PackedModule | None:
     return None
 
 
-def unpack_ahead(net: nn.Module, without: Collection[nn.Module] = ()) -> UnpackAhead | None:
+def unpack_ahead(net: nn.Module) -> UnpackAhead | None:
     """Lets the packed layers of `net`, which are on a CUDA device, be unpacked before their turn.
 
-    For as long as they stay there; `unpack_in_time` ends it. without: modules whose weights come and go.
-    None where there is nothing to do.
+    For as long as they stay there; `unpack_in_time` ends it. None where there is nothing to do.
     """
-    left = {id(part) for module in without for part in module.modules()}
-    layers = [
-        module
-        for module in net.modules()
-        if isinstance(module, PackedLinear) and id(module) not in left and is_fast(module.packed)
-    ]
-    if not layers:
+    packed = [module for module in net.modules() if isinstance(module, PackedLinear)]
+    fast = [layer for layer in packed if is_fast(layer.packed)]
+    if not fast:
         return None
-    ahead = UnpackAhead(layers, layers[0].packed.data.device)
+    device = fast[0].packed.data.device
+    layers = [layer for layer in fast if layer.packed.data.device == device]
+    ahead = UnpackAhead(layers, device)
     for layer in layers:
         layer.ahead = ahead
     return ahead
