@@ -8,14 +8,18 @@ from itertools import pairwise
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from darkroom.api.errors import RequestError
+from darkroom.families.flux.model import Flux, FluxNetConfig
+from darkroom.families.qwen_image.model import QwenImageTransformer, QwenImageTransformerConfig
+from darkroom.nets.flux_blocks import StreamsConfig
 from darkroom.nets.unet import UNetConfig, UNetModel
 from darkroom.nets.vae.kl import AutoencoderKL, KLConfig
 from darkroom.runtime.budget import (
+    TRANSFORMER_CHANNELS,
     blocks_to_stream,
     check_size,
     estimate_activation_bytes,
@@ -67,6 +71,32 @@ def test_estimate_is_not_above_what_the_unet_takes() -> None:
         net(torch.zeros(2, 4, 32, 32), torch.zeros(2), torch.zeros(2, 77, 64))
     estimate = estimate_activation_bytes(256, 256, itemsize=4, batch=2, decoder_channels=1, unet_channels=64)
     assert 0.75 * memory.peak < estimate <= memory.peak
+
+
+def flash_attention(q: Tensor, *_: object, **__: object) -> Tensor:
+    """Takes no memory but its output's, whose heads lie side by side."""
+    return torch.empty_like(q.transpose(1, 2).contiguous()).transpose(1, 2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["flux", "qwen_image"])
+def test_estimate_is_about_what_transformers_take(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", flash_attention)
+    batch = 1 if name == "flux" else 2
+    with torch.device("meta"):
+        x, t = torch.empty(batch, 16, 128, 128), torch.empty(batch)
+        if name == "flux":
+            net: nn.Module = Flux(FluxNetConfig(StreamsConfig(depth=1, depth_single=1)))
+            args = (x, t, torch.empty(batch, 512, 4096), torch.empty(batch, 768), t)
+        else:
+            net = QwenImageTransformer(QwenImageTransformerConfig(num_layers=1))
+            args = (x, t, torch.empty(batch, 256, 3584))
+    with PeakMemory(net) as memory:
+        net(*args)
+    estimate = estimate_activation_bytes(
+        1024, 1024, itemsize=4, batch=batch, decoder_channels=0, unet_channels=TRANSFORMER_CHANNELS
+    )
+    assert 0.75 * memory.peak < estimate < 1.6 * memory.peak
 
 
 def test_estimate_grows_with_the_area() -> None:

@@ -15,10 +15,9 @@ class Slot(NamedTuple):
     key: str
     tensor: Tensor
 
-    def put(self, tensor: Tensor) -> None:
-        """Puts `tensor` there, as a parameter where one was."""
-        is_parameter = isinstance(self.tensor, nn.Parameter) and not isinstance(tensor, nn.Parameter)
-        self.table[self.key] = nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor
+    def like_it(self, tensor: Tensor) -> Tensor:
+        """`tensor` as a parameter, if the slot holds one."""
+        return nn.Parameter(tensor, requires_grad=False) if isinstance(self.tensor, nn.Parameter) else tensor
 
 
 def slots(net: nn.Module, without: Collection[nn.Module] = ()) -> list[Slot]:
@@ -42,8 +41,5 @@ def replace(places: Sequence[Slot], new: Callable[[Tensor], Tensor]) -> None:
     made: dict[int, Tensor] = {}
     for slot in places:
         if id(slot.tensor) not in made:
-            slot.put(new(slot.tensor.detach()))
-            fresh = slot.table[slot.key]
-            assert fresh is not None, "it was just put there"
-            made[id(slot.tensor)] = fresh
+            made[id(slot.tensor)] = slot.like_it(new(slot.tensor.detach()))
         slot.table[slot.key] = made[id(slot.tensor)]

@@ -23,12 +23,14 @@ ALIGNMENT = 256
 class Room:
     """Room for one block on the device.
 
-    buffer: uint8 memory for blocks that are copied, or None. left: the weights of the block that was here
-    before, where each has memory of its own. They are dropped when the next block is brought: by then the
-    device has been told to wait for that, as it is told for the buffer.
+    buffer: uint8 memory for blocks that are copied, or None. views: what blocks that were here see of it.
+    left: the weights of the block that was here before, where each has memory of its own. They are dropped
+    when the next block is brought: by then the device has been told to wait for that, as it is told for the
+    buffer.
     """
 
     buffer: Tensor | None
+    views: dict[StreamedBlock, list[Tensor]] = field(default_factory=dict)
     left: list[Tensor] = field(default_factory=list)
 
 
@@ -140,7 +142,8 @@ class HousedBlock(StreamedBlock):
             self._unlock = runtime.page_lock(self._memory)
             for piece in self._pieces:
                 piece.view(self._memory).copy_(piece.slot.tensor)
-        self._show(self._memory)
+        self._at_home = self._views(self._memory)
+        self._show(self._at_home)
         self._pieces = [piece.moved() for piece in self._pieces]
 
     def bring(self, room: Room) -> None:
@@ -151,25 +154,31 @@ class HousedBlock(StreamedBlock):
     def arrive(self, room: Room) -> None:
         """The block sees the copy."""
         assert room.buffer is not None, "it asked for one"
-        self._show(room.buffer)
+        if self not in room.views:
+            room.views[self] = self._views(room.buffer)
+        self._show(room.views[self])
 
     def leave(self, room: Room) -> None:
         """The block sees its weights at home."""
-        self._show(self._memory)
+        self._show(self._at_home)
 
     def close(self) -> None:
         """Drops the weights."""
         self._unlock()
         replace(self.slots(), lambda tensor: torch.empty_like(tensor, device="meta"))
-        self._memory = torch.empty(0)
+        self._memory, self._at_home, self._pieces = torch.empty(0), [], []
 
-    def _show(self, memory: Tensor) -> None:
-        shown: dict[int, Tensor | None] = {}
+    def _views(self, memory: Tensor) -> list[Tensor]:
+        """The weights as they lie in `memory`; what is one tensor in two places is one there, too."""
+        made: dict[int, Tensor] = {}
         for piece in self._pieces:
-            if piece.offset not in shown:
-                piece.slot.put(piece.view(memory))
-                shown[piece.offset] = piece.slot.table[piece.slot.key]
-            piece.slot.table[piece.slot.key] = shown[piece.offset]
+            if piece.offset not in made:
+                made[piece.offset] = piece.slot.like_it(piece.view(memory))
+        return [made[piece.offset] for piece in self._pieces]
+
+    def _show(self, views: list[Tensor]) -> None:
+        for piece, view in zip(self._pieces, views, strict=True):
+            piece.slot.table[piece.slot.key] = view
 
 
 def _laid_out(module: nn.Module, places: Sequence[Slot], gap: int) -> tuple[list[Piece], int]:
