@@ -61,7 +61,7 @@ class PackedLinear(PackedModule):
         return linear(x, self._unpacked(x), self.bias, residual)
 
     def matrix(self, x: Tensor) -> Tensor | None:
-        """The weight for products with x, good until another layer is used; None where none whole is needed."""
+        """W for products with x, good until another layer is used; None where `forward` needs none whole."""
         weight = self.packed
         return None if has_product(x, weight) or _goes_by_rows(x, weight) else self._unpacked(x)
 
