@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 
@@ -122,12 +124,16 @@ def packed_form(module: nn.Module, weight: PackedTensor) -> PackedModule | None:
     return None
 
 
-def unpack_ahead(net: nn.Module) -> UnpackAhead | None:
+def unpack_ahead(net: nn.Module, without: Collection[nn.Module] = ()) -> UnpackAhead | None:
     """Lets the packed layers of `net`, which are on a CUDA device, be unpacked before their turn.
 
     For as long as they stay there; `unpack_in_time` ends it. None where there is nothing to do.
+    without: modules whose weights come and go: nothing may read them before they are called.
     """
-    packed = [module for module in net.modules() if isinstance(module, PackedLinear)]
+    left = {id(part) for module in without for part in module.modules()}
+    packed = [
+        module for module in net.modules() if isinstance(module, PackedLinear) and id(module) not in left
+    ]
     fast = [layer for layer in packed if is_fast(layer.packed)]
     if not fast:
         return None
