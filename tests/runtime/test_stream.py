@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gc
 import mmap
+import os
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
+import psutil
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from darkroom.api.config import EngineConfig
@@ -27,7 +30,8 @@ from darkroom.runtime.component import Component
 from darkroom.runtime.courier import Courier, Wait
 from darkroom.runtime.devices import Devices
 from darkroom.runtime.slots import slots
-from darkroom.weights.source import MemorySource
+from darkroom.weights.checkpoint import open_checkpoint
+from darkroom.weights.source import MemorySource, TensorSource, open_source
 
 Call = Callable[[nn.Module, str], Tensor]
 
@@ -101,6 +105,7 @@ def place(devices: Devices, request: pytest.FixtureRequest) -> Iterator[Place]:
         *,
         staying: int = 2,
         weights: dict[str, Tensor | PackedTensor] | None = None,
+        source: TensorSource | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Component:
         def on_meta() -> nn.Module:
@@ -116,7 +121,7 @@ def place(devices: Devices, request: pytest.FixtureRequest) -> Iterator[Place]:
         component = Component(
             "diffusion",
             on_meta,
-            MemorySource(weights or dict(weights_of(build))),
+            source or MemorySource(weights or dict(weights_of(build))),
             runtime=runtime,
             params=params,
             dtype=dtype,
@@ -462,6 +467,36 @@ def test_memory_that_is_locked_is_whole_pages(place, monkeypatch) -> None:
     component.load()
     assert len(set(starts)) == 6
     assert not any(start % mmap.PAGESIZE for start in starts)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pages are given back through madvise")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_main_memory_holds_two_blocks_of_a_file(place, tmp_path, dtype) -> None:
+    """Blocks of 8 MB, 320 in all, as they lie in the file or converted."""
+
+    def tower() -> nn.Module:
+        net = Ladder()
+        net.blocks = nn.ModuleList(nn.Sequential(nn.Linear(1448, 1448, bias=False)) for _ in range(40))
+        return net
+
+    save_file(
+        {f"blocks.{i}.0.weight": torch.ones(1448, 1448, dtype=dtype) for i in range(40)}, tmp_path / "x"
+    )
+    process, peak = psutil.Process(), 0
+
+    def watch(*_: object) -> None:
+        nonlocal peak
+        peak = max(peak, process.memory_info().rss)
+
+    with open_checkpoint(tmp_path / "x") as checkpoint, torch.inference_mode():
+        component = place(tower, "cpu", "disk", staying=0, source=open_source(checkpoint))
+        with component.resident() as net:
+            net(torch.zeros(1, 1448), *range(4))
+            before = process.memory_info().rss
+            for block in net.blocks:
+                block.register_forward_hook(watch)
+            net(torch.zeros(1, 1448), *range(40))
+    assert 0 < peak - before < 40e6
 
 
 def test_closed_component_has_no_weights(place) -> None:
