@@ -6,7 +6,7 @@ import gc
 import mmap
 import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
@@ -14,128 +14,16 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.runtime.streaming import NETWORKS, Ladder, X, call_t5, ladder, t5, weights_of
 from torch import Tensor, nn
 
-from darkroom.api.config import EngineConfig
 from darkroom.api.errors import CheckpointError, OutOfMemoryError
-from darkroom.api.names import Module
-from darkroom.families.flux.model import Flux, FluxNetConfig
-from darkroom.nets.flux_blocks import StreamsConfig
-from darkroom.nets.te.t5 import T5Config, T5EncoderModel
-from darkroom.nets.unet import UNetConfig, UNetModel
 from darkroom.quant.packed import PackedTensor
-from darkroom.runtime.backends import BackendManager, Placement
-from darkroom.runtime.budget import evenly
 from darkroom.runtime.component import Component
 from darkroom.runtime.courier import Courier, Wait
-from darkroom.runtime.devices import Devices
 from darkroom.runtime.slots import slots
 from darkroom.weights.checkpoint import open_checkpoint
-from darkroom.weights.source import MemorySource, TensorSource, open_source
-
-Call = Callable[[nn.Module, str], Tensor]
-
-
-def unet() -> nn.Module:
-    return UNetModel(
-        UNetConfig(
-            model_channels=32,
-            channel_mult=(1, 2),
-            num_res_blocks=(2, 1),
-            transformer_depth=(1, 1),
-            context_dim=64,
-        )
-    )
-
-
-def call_unet(net: nn.Module, device: str = "cpu") -> Tensor:
-    x, context = torch.linspace(-1, 1, 512).view(2, 4, 8, 8), torch.linspace(-1, 1, 2 * 7 * 64).view(2, 7, 64)
-    out: Tensor = net(x.to(device), torch.full((2,), 500.0, device=device), context.to(device))
-    return out
-
-
-def flux() -> nn.Module:
-    return Flux(FluxNetConfig(StreamsConfig(16, 16, 32, 64, 32, 128, 3, 5), vector_dim=24, time_dim=32))
-
-
-def call_flux(net: nn.Module, device: str = "cpu") -> Tensor:
-    x, context = torch.linspace(-1, 1, 64).view(1, 4, 4, 4), torch.linspace(-1, 1, 5 * 32).view(1, 5, 32)
-    one = torch.ones(1, device=device)
-    out: Tensor = net(x.to(device), one / 2, context.to(device), torch.ones(1, 24, device=device), one)
-    return out
-
-
-def t5() -> nn.Module:
-    return T5EncoderModel(T5Config(50, 32, 64, 32, 6, 4, 8))
-
-
-def call_t5(net: nn.Module, device: str = "cpu") -> Tensor:
-    out: Tensor = net(torch.arange(9, device=device)[None])
-    return out
-
-
-NETWORKS = {"unet": (unet, call_unet), "flux": (flux, call_flux), "t5": (t5, call_t5)}
-
-
-def weights_of(build: Callable[[], nn.Module]) -> dict[str, Tensor]:
-    torch.manual_seed(0)
-    net = build()
-    return {name: torch.randn_like(tensor) * 0.05 for name, tensor in net.state_dict().items()}
-
-
-Place = Callable[..., Component]
-
-
-@pytest.fixture
-def place(devices: Devices, request: pytest.FixtureRequest) -> Iterator[Place]:
-    """Makes a component of which `staying` blocks stay: place(build, backend, params_backend, staying=2).
-
-    On fake devices, unless the test is for a card.
-    """
-    managers = []
-    if request.node.get_closest_marker("gpu"):
-        if not torch.cuda.is_available():
-            pytest.skip("no CUDA device")
-        devices = Devices.discover()
-
-    def make(
-        build: Callable[[], nn.Module],
-        backend: str,
-        params_backend: str,
-        *,
-        staying: int = 2,
-        weights: dict[str, Tensor | PackedTensor] | None = None,
-        source: TensorSource | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> Component:
-        def on_meta() -> nn.Module:
-            with torch.device("meta"):
-                return build()
-
-        config = EngineConfig(backend=f"all={backend},te=cpu", params_backend=params_backend, threads=1)
-        manager = BackendManager(Placement.parse(config, devices), threads=1)
-        managers.append(manager)
-        manager.runtime(Module.TE)  # its settings hold for all of them
-        params = manager.params(Module.DIFFUSION)
-        runtime = manager.runtime(Module.DIFFUSION)
-        component = Component(
-            "diffusion",
-            on_meta,
-            source or MemorySource(weights or dict(weights_of(build))),
-            runtime=runtime,
-            params=params,
-            dtype=dtype,
-            keep_packed=True,
-        )
-        _, blocks = component.weigh()
-        home = manager.host(Module.DIFFUSION) if params is runtime else params
-        component.stream([blocks[i] for i in evenly(len(blocks), staying)], home)
-        return component
-
-    yield make
-    for manager in managers:
-        manager.close()
-
+from darkroom.weights.source import open_source
 
 RESIDENCIES = [
     ("cpu", "disk"),
@@ -147,12 +35,12 @@ RESIDENCIES = [
 
 
 @pytest.fixture
-def expected(place: Place) -> Callable[[str], Tensor]:
+def expected(stream: Callable[..., Component]) -> Callable[[str], Tensor]:
     """What a network gives with all its weights there."""
 
     def call(name: str) -> Tensor:
         build, run = NETWORKS[name]
-        component = place(build, "cpu", "", staying=99)
+        component = stream(build, "cpu", "", staying=99)
         with torch.inference_mode(), component.resident() as net:
             return run(net, "cpu")
 
@@ -161,9 +49,9 @@ def expected(place: Place) -> Callable[[str], Tensor]:
 
 @pytest.mark.parametrize(("backend", "params_backend"), RESIDENCIES)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_output_is_the_same_to_the_last_bit(place, expected, name, backend, params_backend) -> None:
+def test_output_is_the_same_to_the_last_bit(stream, expected, name, backend, params_backend) -> None:
     build, run = NETWORKS[name]
-    component = place(build, backend, params_backend)
+    component = stream(build, backend, params_backend)
     with torch.inference_mode():
         for _ in range(2):
             with component.resident() as net:
@@ -173,9 +61,9 @@ def test_output_is_the_same_to_the_last_bit(place, expected, name, backend, para
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_no_block_at_all_stays(place, expected, name) -> None:
+def test_no_block_at_all_stays(stream, expected, name) -> None:
     build, run = NETWORKS[name]
-    with torch.inference_mode(), place(build, "vulkan0", "cpu", staying=0).resident() as net:
+    with torch.inference_mode(), stream(build, "vulkan0", "cpu", staying=0).resident() as net:
         assert torch.equal(run(net, "cpu"), expected(name))
 
 
@@ -203,10 +91,10 @@ class LateCourier(Courier):
 @pytest.mark.parametrize("params_backend", ["cpu", "disk", ""])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_blocks_are_waited_for_and_room_is_used_again_only_when_it_is_free(
-    place, expected, monkeypatch, name, params_backend
+    stream, expected, monkeypatch, name, params_backend
 ) -> None:
     build, run = NETWORKS[name]
-    component = place(build, "vulkan0", params_backend, staying=1)
+    component = stream(build, "vulkan0", params_backend, staying=1)
     courier = LateCourier()
     monkeypatch.setattr(component.runtime, "courier", lambda reads_files: courier)
     with torch.inference_mode(), component.resident() as net:
@@ -233,9 +121,9 @@ class ThreadCourier(Courier):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_blocks_may_be_read_in_the_background(place, expected, monkeypatch, name) -> None:
+def test_blocks_may_be_read_in_the_background(stream, expected, monkeypatch, name) -> None:
     build, run = NETWORKS[name]
-    component = place(build, "vulkan0", "disk", staying=1)
+    component = stream(build, "vulkan0", "disk", staying=1)
     monkeypatch.setattr(component.runtime, "courier", lambda reads_files: ThreadCourier())
     with torch.inference_mode(), component.resident() as net:
         for _ in range(3):
@@ -243,8 +131,8 @@ def test_blocks_may_be_read_in_the_background(place, expected, monkeypatch, name
 
 
 @pytest.mark.parametrize("background", [False, True])
-def test_file_that_cannot_be_read_is_an_error_of_the_call(place, monkeypatch, background) -> None:
-    component = place(Ladder, "vulkan0", "disk", staying=0)
+def test_file_that_cannot_be_read_is_an_error_of_the_call(stream, monkeypatch, background) -> None:
+    component = stream(Ladder, "vulkan0", "disk", staying=0)
     if background:
         monkeypatch.setattr(component.runtime, "courier", lambda reads_files: ThreadCourier())
 
@@ -261,39 +149,16 @@ def test_file_that_cannot_be_read_is_an_error_of_the_call(place, monkeypatch, ba
         assert torch.equal(net(X, *range(6)), ladder(*range(6)))
 
 
-class Ladder(nn.Module):
-    """Calls its blocks as it is told."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(6))
-
-    def forward(self, x: Tensor, *order: int) -> Tensor:
-        for number in order:
-            x = self.blocks[number](x)
-        return x
-
-
-X = torch.linspace(-1, 1, 4)[None]
-
-
-def ladder(*order: int) -> Tensor:
-    net = Ladder()
-    net.load_state_dict(weights_of(Ladder))
-    out: Tensor = net(X, *order)
-    return out
-
-
 @pytest.mark.parametrize("params_backend", ["cpu", "disk"])
-def test_blocks_may_be_called_in_any_order_and_often(place, params_backend) -> None:
-    component = place(Ladder, "vulkan0", params_backend, staying=1)
+def test_blocks_may_be_called_in_any_order_and_often(stream, params_backend) -> None:
+    component = stream(Ladder, "vulkan0", params_backend, staying=1)
     with torch.inference_mode(), component.resident() as net:
         for order in [(0, 1, 2, 3, 4, 5), (5, 5, 4, 0), (2,), (), (3, 1, 3, 1), (0, 1, 2, 3, 4, 5)]:
             assert torch.equal(net(X, *order), ladder(*order))
 
 
-def test_each_block_is_brought_once_a_call_when_the_order_is_known(place) -> None:
-    component = place(Ladder, "vulkan0", "cpu", staying=0)
+def test_each_block_is_brought_once_a_call_when_the_order_is_known(stream) -> None:
+    component = stream(Ladder, "vulkan0", "cpu", staying=0)
     counts = []
     with torch.inference_mode(), component.resident() as net:
         for _ in range(4):
@@ -306,14 +171,14 @@ def test_each_block_is_brought_once_a_call_when_the_order_is_known(place) -> Non
     assert component.traffic.streamed_bytes >= component.traffic.streamed_blocks * nbytes
 
 
-def test_a_network_that_runs_once_brings_each_block_once(place) -> None:
-    component = place(Ladder, "vulkan0", "cpu", staying=0)
+def test_a_network_that_runs_once_brings_each_block_once(stream) -> None:
+    component = stream(Ladder, "vulkan0", "cpu", staying=0)
     with torch.inference_mode(), component.resident() as net:
         net(X, *range(6))
     assert component.traffic.streamed_blocks == 6
 
 
-def test_packed_weights_travel_packed(place) -> None:
+def test_packed_weights_travel_packed(stream) -> None:
     weights: dict[str, Tensor | PackedTensor] = {}
     for name, tensor in weights_of(t5).items():
         is_matrix = tensor.ndim == 2 and "relative" not in name
@@ -322,7 +187,7 @@ def test_packed_weights_travel_packed(place) -> None:
     net = t5()
     net.load_state_dict(unpacked)
     for params_backend in ("cpu", "disk", ""):
-        component = place(t5, "vulkan0", params_backend, staying=0, weights=weights)
+        component = stream(t5, "vulkan0", params_backend, staying=0, weights=weights)
         total, blocks = component.weigh()
         with torch.inference_mode():
             for _ in range(2):
@@ -340,16 +205,16 @@ def device_of(net: nn.Module) -> set[str]:
 
 
 @pytest.mark.parametrize(("params_backend", "home"), [("cpu", {"cpu"}), ("disk", {"meta"})])
-def test_nothing_stays_after_use(place, params_backend, home) -> None:
-    component = place(Ladder, "cpu" if params_backend == "disk" else "meta0", params_backend)
+def test_nothing_stays_after_use(stream, params_backend, home) -> None:
+    component = stream(Ladder, "cpu" if params_backend == "disk" else "meta0", params_backend)
     with torch.inference_mode(), component.resident() as net:
         net(X.to("meta") if params_backend == "cpu" else X, *range(6))
     assert device_of(net) == home
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
 
 
-def test_room_on_the_device_is_given_back(place) -> None:
-    component = place(Ladder, "vulkan0", "", staying=3)
+def test_room_on_the_device_is_given_back(stream) -> None:
+    component = stream(Ladder, "vulkan0", "", staying=3)
     seen: list[weakref.ref[Tensor]] = []
     with torch.inference_mode(), component.resident() as net:
         for block in net.blocks:
@@ -361,8 +226,8 @@ def test_room_on_the_device_is_given_back(place) -> None:
     assert component.runtime.emptied == 1
 
 
-def test_blocks_that_stay_are_read_once_and_the_others_wait_in_main_memory(place) -> None:
-    component = place(Ladder, "meta0", "", staying=3)
+def test_blocks_that_stay_are_read_once_and_the_others_wait_in_main_memory(stream) -> None:
+    component = stream(Ladder, "meta0", "", staying=3)
     for _ in range(2):
         with torch.inference_mode(), component.resident() as net:
             net(X.to("meta"), *range(6))
@@ -378,8 +243,8 @@ def interrupted(component: Component, order: range) -> None:
 
 
 @pytest.mark.parametrize("params_backend", ["cpu", "disk", ""])
-def test_work_that_is_cancelled_leaves_everything_clean(place, params_backend) -> None:
-    component = place(Ladder, "vulkan0", params_backend, staying=1)
+def test_work_that_is_cancelled_leaves_everything_clean(stream, params_backend) -> None:
+    component = stream(Ladder, "vulkan0", params_backend, staying=1)
     with torch.inference_mode():
         for order in (range(3), range(6)):
             with pytest.raises(KeyboardInterrupt):
@@ -391,8 +256,8 @@ def test_work_that_is_cancelled_leaves_everything_clean(place, params_backend) -
 
 
 @pytest.mark.parametrize("params_backend", ["cpu", "disk"])
-def test_block_that_fails_can_be_called_again(place, params_backend) -> None:
-    component = place(Ladder, "vulkan0", params_backend, staying=0)
+def test_block_that_fails_can_be_called_again(stream, params_backend) -> None:
+    component = stream(Ladder, "vulkan0", params_backend, staying=0)
     with torch.inference_mode(), component.resident() as net:
         for number in range(6):
             with pytest.raises(RuntimeError, match=r"size|shape"):
@@ -400,8 +265,8 @@ def test_block_that_fails_can_be_called_again(place, params_backend) -> None:
         assert torch.equal(net(X, *range(6)), ladder(*range(6)))
 
 
-def test_device_too_small_for_the_buffers_is_named(place, monkeypatch) -> None:
-    component = place(Ladder, "vulkan0", "cpu")
+def test_device_too_small_for_the_buffers_is_named(stream, monkeypatch) -> None:
+    component = stream(Ladder, "vulkan0", "cpu")
 
     def fail(reads_files: bool) -> Courier:
         raise torch.OutOfMemoryError("out of memory")
@@ -414,25 +279,25 @@ def test_device_too_small_for_the_buffers_is_named(place, monkeypatch) -> None:
         assert torch.equal(net(X, *range(6)), ladder(*range(6)))
 
 
-def test_inner_use_leaves_the_blocks_to_the_outer_one(place) -> None:
-    component = place(Ladder, "vulkan0", "cpu", staying=0)
+def test_inner_use_leaves_the_blocks_to_the_outer_one(stream) -> None:
+    component = stream(Ladder, "vulkan0", "cpu", staying=0)
     with torch.inference_mode(), component.resident() as net:
         with component.resident() as inner:
             assert inner is net
         assert torch.equal(net(X, *range(6)), ladder(*range(6)))
 
 
-def test_progress_counts_what_is_read_before_the_network_runs(place) -> None:
+def test_progress_counts_what_is_read_before_the_network_runs(stream) -> None:
     for params_backend in ("cpu", "disk", ""):
         counted: list[int] = []
-        component = place(Ladder, "vulkan0", params_backend, staying=2)
+        component = stream(Ladder, "vulkan0", params_backend, staying=2)
         total = component.file_bytes
         with component.resident(counted.append):
             assert sum(counted) == total == (2 if params_backend == "disk" else 6) * 20 * 4
 
 
-def test_reading_that_is_cancelled_gives_the_blocks_back(place, monkeypatch) -> None:
-    component = place(Ladder, "vulkan0", "cpu", staying=0)
+def test_reading_that_is_cancelled_gives_the_blocks_back(stream, monkeypatch) -> None:
+    component = stream(Ladder, "vulkan0", "cpu", staying=0)
     locked: list[int] = []
 
     def page_lock(memory: Tensor) -> Callable[[], None]:
@@ -458,8 +323,8 @@ def test_reading_that_is_cancelled_gives_the_blocks_back(place, monkeypatch) -> 
     assert not locked
 
 
-def test_memory_that_is_locked_is_whole_pages(place, monkeypatch) -> None:
-    component = place(Ladder, "vulkan0", "cpu", staying=0)
+def test_memory_that_is_locked_is_whole_pages(stream, monkeypatch) -> None:
+    component = stream(Ladder, "vulkan0", "cpu", staying=0)
     starts: list[int] = []
     monkeypatch.setattr(
         component.runtime, "page_lock", lambda m: starts.append(m.data_ptr()) or (lambda: None)
@@ -471,7 +336,7 @@ def test_memory_that_is_locked_is_whole_pages(place, monkeypatch) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="pages are given back through madvise")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-def test_main_memory_holds_two_blocks_of_a_file(place, tmp_path, dtype) -> None:
+def test_main_memory_holds_two_blocks_of_a_file(stream, tmp_path, dtype) -> None:
     """Blocks of 8 MB, 320 in all, as they lie in the file or converted."""
 
     def tower() -> nn.Module:
@@ -489,7 +354,7 @@ def test_main_memory_holds_two_blocks_of_a_file(place, tmp_path, dtype) -> None:
         peak = max(peak, process.memory_info().rss)
 
     with open_checkpoint(tmp_path / "x") as checkpoint, torch.inference_mode():
-        component = place(tower, "cpu", "disk", staying=0, source=open_source(checkpoint))
+        component = stream(tower, "cpu", "disk", staying=0, source=open_source(checkpoint))
         with component.resident() as net:
             net(torch.zeros(1, 1448), *range(4))
             before = process.memory_info().rss
@@ -499,95 +364,8 @@ def test_main_memory_holds_two_blocks_of_a_file(place, tmp_path, dtype) -> None:
     assert 0 < peak - before < 40e6
 
 
-def test_closed_component_has_no_weights(place) -> None:
-    component = place(Ladder, "vulkan0", "")
+def test_closed_component_has_no_weights(stream) -> None:
+    component = stream(Ladder, "vulkan0", "")
     component.load()
     component.close()
     assert device_of(component._network()) == {"meta"}
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("params_backend", ["cpu", "disk", ""])
-@pytest.mark.parametrize("name", NETWORKS)
-def test_output_is_the_same_on_a_card(place, name, params_backend) -> None:
-    build, run = NETWORKS[name]
-    with torch.inference_mode():
-        with place(build, "cuda0", "", staying=99).resident() as net:
-            expected = run(net, "cuda").clone()
-        component = place(build, "cuda0", params_backend, staying=2)
-        for _ in range(2):
-            with component.resident() as net:
-                for _ in range(5):
-                    # Products of one input are one or several, as the places of their weights allow.
-                    torch.testing.assert_close(run(net, "cuda"), expected, rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("params_backend", ["cpu", "disk", ""])
-def test_packed_blocks_come_to_a_card(place, params_backend) -> None:
-    """Some of them unpacked ahead of their turn, which must not touch those that come and go."""
-    weights: dict[str, Tensor | PackedTensor] = {
-        name: PackedTensor.encode(tensor, "q8_0") if tensor.ndim == 2 and tensor.shape[1] == 64 else tensor
-        for name, tensor in weights_of(flux).items()
-    }
-    dtype = torch.bfloat16
-    with torch.inference_mode():
-        with place(flux, "cuda0", "", staying=99, weights=weights, dtype=dtype).resident() as net:
-            expected = call_flux_in(net, dtype).clone()
-        component = place(flux, "cuda0", params_backend, staying=4, weights=weights, dtype=dtype)
-        for _ in range(2):
-            with component.resident() as net:
-                for _ in range(5):
-                    difference = (call_flux_in(net, dtype) - expected).float().norm()
-                    assert difference < 3e-2 * expected.float().norm()
-
-
-def call_flux_in(net: nn.Module, dtype: torch.dtype) -> Tensor:
-    def cast_(*args: Tensor) -> list[Tensor]:
-        return [arg.to("cuda", dtype) for arg in args]
-
-    x, context, vector = cast_(*(torch.linspace(-1, 1, n) for n in (64, 5 * 32, 24)))
-    one = torch.ones(1, device="cuda")
-    out: Tensor = net(x.view(1, 4, 4, 4), one / 2, context.view(1, 5, 32), vector[None], one)
-    return out
-
-
-class Wide(nn.Module):
-    """Blocks of 64 MB, each much faster to compute than to bring."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(4096, 4096), nn.Tanh()) for _ in range(8))
-
-    def forward(self, x: Tensor) -> Tensor:
-        for block in self.blocks:
-            x = block(x)
-        return x
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("params_backend", ["cpu", "disk", ""])
-def test_memory_of_a_card_holds_what_stays_and_two_blocks(place, params_backend) -> None:
-    component = place(Wide, "cuda0", params_backend, staying=2)
-    _, blocks = component.weigh()
-    x = torch.linspace(-1, 1, 4096, device="cuda")[None]
-    weights = weights_of(Wide)
-    resident = Wide().cuda()
-    resident.load_state_dict(weights)
-    with torch.inference_mode():
-        expected = resident(x)
-        del resident
-        for use in range(2):
-            before = torch.cuda.memory_allocated()
-            torch.cuda.reset_peak_memory_stats()
-            with component.resident() as net:
-                if params_backend != "disk":
-                    assert net.blocks[0][0].weight.is_cuda
-                    assert all(block._memory.is_pinned() for block in component._stream._blocks)
-                for _ in range(5):
-                    torch.testing.assert_close(net(x), expected, rtol=1e-4, atol=1e-5)
-            stays = 2 * blocks[0].nbytes if params_backend == "" else 0
-            new = stays if use == 0 else 0
-            assert abs(torch.cuda.memory_allocated() - before - new) < 2**20
-            room = (4 if params_backend or use == 0 else 2) * blocks[0].nbytes
-            assert torch.cuda.max_memory_allocated() - before < room + 2**25
