@@ -36,13 +36,20 @@ def test_a_scale_is_folded_into_its_weight(tmp_path: Path, companion: str, scale
         assert checkpoint.read("plain.weight").dtype == torch.float8_e4m3fn
 
 
-def test_a_scale_of_another_size_is_an_error(tmp_path: Path) -> None:
-    save_file({"fc.weight": WEIGHT, "fc.scale_weight": torch.ones(5)}, tmp_path / "x.safetensors")
-    with (
-        open_checkpoint(tmp_path / "x.safetensors") as checkpoint,
-        pytest.raises(CheckpointError, match=r"fc.scale_weight: does not fit a weight of shape \[6, 8\]"),
-    ):
-        checkpoint.read("fc.weight")
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+def test_the_mark_is_left_out_of_a_file_without_scales(tmp_path: Path, prefix: str) -> None:
+    """Files that were cut or cast to plain fp8 keep it."""
+    tensors = {"fc.weight": WEIGHT, f"{prefix}scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn)}
+    save_file(tensors, tmp_path / "x.safetensors")
+    with open_checkpoint(tmp_path / "x.safetensors") as checkpoint:
+        assert list(checkpoint.index) == ["fc.weight"]
+
+
+@pytest.mark.parametrize("shape", [(5,), (6, 2)], ids=["another size", "MXFP8: one for each block"])
+def test_a_scale_of_another_size_is_an_error(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    save_file({"fc.weight": WEIGHT, "fc.scale_weight": torch.ones(shape)}, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match=r"fc.scale_weight \[.*\] does not fit .* \[6, 8\]"):
+        open_checkpoint(tmp_path / "x.safetensors")
 
 
 def test_a_scale_beside_another_type_is_an_error(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from darkroom.api.errors import CheckpointError
 from darkroom.quant import fp8
 from darkroom.quant.packed import PackedTensor
 from darkroom.weights.container import Container
-from darkroom.weights.index import TensorIndex
+from darkroom.weights.index import TensorIndex, TensorInfo
 
 SCALES = ("scale_weight", "weight_scale")
 OTHERS = ("scale_input", "input_scale", "comfy_quant")
@@ -20,37 +20,46 @@ MARKER = "scaled_fp8"
 def with_scales(container: Container, subject: str) -> Container:
     """The container with its scales folded into the weights they belong to; itself where there are none.
 
-    Raises CheckpointError for a scale beside a weight of another type.
+    Raises CheckpointError for a scale beside a weight of another type, and for one of another size.
     """
     index = container.index
     scales: dict[str, str] = {}
+    unused: set[str] = set()
     for name in index:
         stem, _, last = name.rpartition(".")
         weight = f"{stem}.weight"
-        if last not in SCALES or weight not in index:
-            continue
-        if index[weight].dtype not in fp8.DTYPES:
-            raise CheckpointError(
-                f"{subject}: tensor {weight!r} is {index[weight].dtype} with a scale beside it ({name}); "
-                "only fp8 weights with scales are read"
-            )
-        scales[weight] = name
-    return ScaledFile(container, scales) if scales else container
+        if last == MARKER or (last in OTHERS and weight in index):
+            unused.add(name)
+        elif last in SCALES and weight in index:
+            _check(index[weight], index[name], subject)
+            scales[weight] = name
+    return ScaledFile(container, scales, unused) if scales or unused else container
+
+
+def _check(weight: TensorInfo, scale: TensorInfo, subject: str) -> None:
+    if weight.dtype not in fp8.DTYPES:
+        raise CheckpointError(
+            f"{subject}: tensor {weight.name!r} is {weight.dtype} with a scale beside it ({scale.name}); "
+            "only fp8 weights with scales are read"
+        )
+    if scale.numel not in (1, *weight.shape[:1]):
+        raise CheckpointError(
+            f"{subject}: the scale {scale.name} {list(scale.shape)} does not fit a weight of shape "
+            f"{list(weight.shape)}; expected one number, or one for each row (MXFP8 is not read)"
+        )
 
 
 class ScaledFile:
-    """A container whose scaled weights are read as packed tensors with their scale."""
+    """A container whose scaled weights are read as packed tensors with their scale.
 
-    def __init__(self, container: Container, scales: dict[str, str]) -> None:
+    scales: weight to scale. unused: what is left out besides.
+    """
+
+    def __init__(self, container: Container, scales: dict[str, str], unused: set[str]) -> None:
         self._container, self._scales = container, scales
-        stems = {weight.removesuffix("weight") for weight in scales}
-        hidden = {stem + last for stem in stems for last in SCALES + OTHERS}
+        hidden = unused.union(scales.values())
         self.index = TensorIndex(
-            (
-                info
-                for name, info in container.index.items()
-                if name not in hidden and name.rpartition(".")[2] != MARKER
-            ),
+            (info for name, info in container.index.items() if name not in hidden),
             container.index.metadata,
         )
 
@@ -60,11 +69,7 @@ class ScaledFile:
         if name not in self._scales or isinstance(tensor, PackedTensor):
             return tensor
         info, scale = self.index[name], self._container.read(self._scales[name])
-        if isinstance(scale, PackedTensor) or scale.numel() not in (1, *info.shape[:1]):
-            raise CheckpointError(
-                f"{self._scales[name]}: does not fit a weight of shape {list(info.shape)}; "
-                "expected one number, or one for each row"
-            )
+        assert isinstance(scale, Tensor), "a container of fp8 has plain scales"
         data = tensor.contiguous().view(-1).view(torch.uint8)
         return PackedTensor(data, info.dtype, info.shape, scale.to(torch.float32))
 

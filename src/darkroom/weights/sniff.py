@@ -9,6 +9,7 @@ from pathlib import Path
 from darkroom.api.errors import CheckpointError
 from darkroom.weights import gguf, safetensors, torch_legacy, torch_zip
 from darkroom.weights.container import Container
+from darkroom.weights.foreign_quantization import refuse_foreign_quantization
 from darkroom.weights.fp8_scales import with_scales
 from darkroom.weights.mapped import MappedFile
 
@@ -20,11 +21,13 @@ FORMATS = "safetensors, GGUF, a torch checkpoint or a *.safetensors.index.json"
 def open_container(path: Path) -> Container:
     """Opens one model file of any known format.
 
-    Raises CheckpointError that says what the file is instead.
+    Raises CheckpointError that says what the file is instead, and for weights that cannot be unpacked.
     """
     file = MappedFile(path)
     try:
-        return _open(file)
+        container = _open(file)
+        refuse_foreign_quantization(container.index, str(path))
+        return with_scales(container, str(path))
     except BaseException:
         file.close()
         raise
@@ -41,7 +44,7 @@ def _open(file: MappedFile) -> Container:
     if is_text(head):
         raise CheckpointError(f"{file.path}: {_describe_text(head)}")
     if safetensors.is_safetensors(head):
-        return with_scales(safetensors.SafetensorsFile(file), str(file.path))
+        return safetensors.SafetensorsFile(file)
     raise CheckpointError(
         f"{file.path}: is of no known format (its first bytes are {head[:8].hex(' ')}); expected {FORMATS}"
     )
