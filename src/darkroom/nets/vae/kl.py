@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from darkroom.layers.attention import attention, merge_heads, split_heads
 from darkroom.layers.conv import Conv2d, UpsampleConv2d
 from darkroom.layers.norm import GroupNorm, GroupNormSiLU
+from darkroom.nets.vae.tiling import Route, Segment, Staged
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -87,6 +89,22 @@ class ResnetBlock(nn.Module):
         shortcut = x if self.nin_shortcut is None else self.nin_shortcut(x)
         out: Tensor = self.conv2(h, residual=shortcut)
         return out
+
+    def staged(self, x: Tensor, before: Callable[[Tensor], Tensor] | None = None) -> Staged:
+        """`forward` after `before`, stopping at each norm."""
+        x = x if before is None else before(x)
+        h = yield self.norm1, x
+        h = yield self.norm2, self.conv1(h)
+        shortcut = x if self.nin_shortcut is None else self.nin_shortcut(x)
+        out: Tensor = self.conv2(h, residual=shortcut)
+        return out
+
+    def segment(
+        self, before: Callable[[Tensor], Tensor] | None = None, *, margin: int = 2, up: int = 1, down: int = 1
+    ) -> Segment:
+        """The block, after what else works on the surroundings of each pixel."""
+        in_place = before is None and self.nin_shortcut is None
+        return Segment(partial(self.staged, before=before), margin, 2, up, down, in_place)
 
 
 class AttnBlock(nn.Module):
@@ -193,8 +211,25 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for level in self.down:
             x = level(x)
+        return self.finish(x)
+
+    def finish(self, x: Tensor) -> Tensor:
+        """What follows the levels, x: (b, c, h, w)  ->  (b, 2*z, h, w)."""
         out: Tensor = self.conv_out(self.norm_out(self.mid(x)))
         return out
+
+    def segments(self) -> Iterator[Segment]:
+        """The levels, from pixels on."""
+        before: nn.Module | None = self.conv_in
+        down = 1
+        for level in self.down:
+            assert isinstance(level, Level)
+            for block in level.block:
+                assert isinstance(block, ResnetBlock)
+                # Margins on the coarser side: two convolutions, and the one before them.
+                yield block.segment(before, margin=2 if before is None else 3, down=down)
+                before, down = None, 1
+            before, down = level.downsample, 2
 
 
 class Decoder(nn.Module):
@@ -217,10 +252,33 @@ class Decoder(nn.Module):
         self.conv_out = Conv2d(channels, config.out_channels, 3)
 
     def forward(self, z: Tensor) -> Tensor:  # noqa: D102
-        x = self.mid(self.conv_in(z))
+        x = self.start(z)
         for level in reversed(self.up):
             x = level(x)
         out: Tensor = self.conv_out(self.norm_out(x))
+        return out
+
+    def start(self, z: Tensor) -> Tensor:
+        """What precedes the levels, z: (b, z, h, w)  ->  (b, c, h, w)."""
+        out: Tensor = self.mid(self.conv_in(z))
+        return out
+
+    def segments(self) -> Iterator[Segment]:
+        """The levels and what follows them, up to the pixels."""
+        before: nn.Module | None = None
+        up = 1
+        for level in reversed(self.up):
+            assert isinstance(level, Level)
+            for block in level.block:
+                assert isinstance(block, ResnetBlock)
+                yield block.segment(before, up=up)
+                before, up = None, 1
+            before, up = level.upsample, 2
+        yield Segment(self._finished, margin=1, norms=1)
+
+    def _finished(self, x: Tensor) -> Staged:
+        h = yield self.norm_out, x
+        out: Tensor = self.conv_out(h)
         return out
 
 
@@ -239,20 +297,38 @@ class AutoencoderKL(nn.Module):
             self.register_module("quant_conv", None)
             self.register_module("post_quant_conv", None)
 
+    @property
+    def downscale(self) -> int:
+        """Pixels on one side of a latent pixel."""
+        return self.config.downscale
+
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the latent's normal distribution.
 
         x: (b, 3, H, W), pixels in [-1, 1]  ->  mean, logvar (b, c, h, w), logvar within [-30, 20]
         """
-        moments = self.encoder(x)
-        if self.quant_conv is not None:
-            moments = self.quant_conv(moments)
-        mean, logvar = moments.chunk(2, dim=1)
+        mean, logvar = self._quantised(self.encoder(x)).chunk(2, dim=1)
         return mean, logvar.clamp(-30.0, 20.0)
 
     def decode(self, z: Tensor) -> Tensor:
         """z: (b, c, h, w)  ->  (b, 3, H, W), pixels in about [-1, 1]."""
-        if self.post_quant_conv is not None:
-            z = self.post_quant_conv(z)
-        out: Tensor = self.decoder(z)
+        out: Tensor = self.decoder(self._dequantised(z))
+        return out
+
+    def encoding(self) -> Route:
+        """`encode` by segments, up to the moments."""
+        segments = tuple(self.encoder.segments())
+        return Route(lambda x: x, segments, lambda x: self._quantised(self.encoder.finish(x)))
+
+    def decoding(self) -> Route:
+        """`decode` by segments."""
+        segments = tuple(self.decoder.segments())
+        return Route(lambda z: self.decoder.start(self._dequantised(z)), segments, lambda x: x)
+
+    def _quantised(self, moments: Tensor) -> Tensor:
+        out: Tensor = moments if self.quant_conv is None else self.quant_conv(moments)
+        return out
+
+    def _dequantised(self, z: Tensor) -> Tensor:
+        out: Tensor = z if self.post_quant_conv is None else self.post_quant_conv(z)
         return out

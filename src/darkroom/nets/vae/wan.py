@@ -9,8 +9,9 @@ of a layer are computed at once, which gives the same.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from darkroom.layers.attention import attention, merge_heads, split_heads
 from darkroom.layers.conv import CausalConv3d, Conv2d, UpsampleConv2d
 from darkroom.layers.norm import pixel_norm
+from darkroom.nets.vae.tiling import Route, Segment, Staged
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -220,8 +222,16 @@ class Encoder(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        out: Tensor = self.head(self.middle(self.downsamples(self.conv1(x))))
+        return self.finish(self.downsamples(self.conv1(x)))
+
+    def finish(self, x: Tensor) -> Tensor:
+        """What follows the levels, x: (b, c, h, w)  ->  (b, 2*z, h, w)."""
+        out: Tensor = self.head(self.middle(x))
         return out
+
+    def segments(self) -> Iterator[Segment]:
+        """The levels, from pixels on."""
+        return _segments([self.conv1, *self.downsamples])
 
 
 class Decoder(nn.Module):
@@ -247,8 +257,18 @@ class Decoder(nn.Module):
         )
 
     def forward(self, z: Tensor) -> Tensor:  # noqa: D102
-        out: Tensor = self.head(self.upsamples(self.middle(self.conv1(z))))
+        out: Tensor = self.head(self.upsamples(self.start(z)))
         return out
+
+    def start(self, z: Tensor) -> Tensor:
+        """What precedes the levels, z: (b, z, h, w)  ->  (b, c, h, w)."""
+        out: Tensor = self.middle(self.conv1(z))
+        return out
+
+    def segments(self) -> Iterator[Segment]:
+        """The levels and what follows them, up to the pixels."""
+        yield from _segments(self.upsamples)
+        yield Segment(partial(_staged, (self.head,)), margin=1)
 
 
 class WanVAE(nn.Module):
@@ -264,6 +284,11 @@ class WanVAE(nn.Module):
         self.conv1 = CausalConv3d(2 * config.z_dim, 2 * config.z_dim, 1)
         self.conv2 = CausalConv3d(config.z_dim, config.z_dim, 1)
         self.decoder = Decoder(config)
+
+    @property
+    def downscale(self) -> int:
+        """Pixels on one side of a latent pixel."""
+        return self.config.downscale
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the latent's normal distribution.
@@ -285,6 +310,41 @@ class WanVAE(nn.Module):
     def decode(self, z: Tensor) -> Tensor:
         """z: (b, z, h, w) or (b, z, t', h, w)  ->  (b, 3, H, W) or (b, 3, t, H, W), in about [-1, 1]."""
         return _with_time(self.decoder(self.conv2(_without_time(z))), z)
+
+    def encoding(self) -> Route:
+        """`encode` of pictures by segments, up to the moments."""
+        segments = tuple(self.encoder.segments())
+        return Route(lambda x: x, segments, lambda x: self.conv1(self.encoder.finish(x)))
+
+    def decoding(self) -> Route:
+        """`decode` of pictures by segments."""
+        segments = tuple(self.decoder.segments())
+        return Route(lambda z: self.decoder.start(self.conv2(z)), segments, lambda x: x)
+
+
+def _segments(layers: Iterable[nn.Module]) -> Iterator[Segment]:
+    """Residual blocks, each with the layers before it. Norms are of single pixels: none is handed out."""
+    before: list[nn.Module] = []
+    for layer in layers:
+        if not isinstance(layer, ResidualBlock):
+            before.append(layer)
+            continue
+        up, down = (
+            2 if any(isinstance(part, kind) for part in before) else 1 for kind in (Upsample, Downsample)
+        )
+        # Margins on the coarser side: two convolutions, and the one before them.
+        margin = 3 if before and up == 1 else 2
+        in_place = not before and layer.shortcut is None
+        yield Segment(partial(_staged, (*before, layer)), margin, 0, up, down, in_place)
+        before = []
+
+
+def _staged(layers: tuple[nn.Module, ...], x: Tensor) -> Staged:
+    """Layers that need nothing but the surroundings of each pixel."""
+    for layer in layers:
+        x = layer(x)
+    return x
+    yield  # makes it a computation that could hand out norms
 
 
 def per_frame(net: nn.Module, x: Tensor) -> Tensor:
