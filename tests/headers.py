@@ -1,6 +1,6 @@
 """Headers of published files, without their weights: names, shapes and types of every tensor.
 
-A line is a tensor, or several whose names differ in numbers or words: `blocks.{0..2}.{q,k}.weight bf16 64x64`.
+A line is a tensor, or several that differ in numbers or words: `blocks.{0..2}.{q,k}.weight bf16 64x64`.
 Lines that start with # say where the layout is from. A scalar's shape is written `-`.
 """
 

@@ -11,7 +11,7 @@ from darkroom.api.request import GenerationRequest
 from darkroom.core.rng import make_rng
 from darkroom.engine.pipeline import Start, decode, empty_start, encode_start
 from darkroom.engine.plan import make_plan
-from darkroom.families.base import LatentFormat
+from darkroom.families.latents import LatentFormat
 from darkroom.families.sd1 import StableDiffusion1
 from darkroom.nets.vae.kl import AutoencoderKL, KLConfig
 

@@ -77,7 +77,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], Tensor]
     ),
     "qwen_image": (
         lambda: QwenImageTransformer(
-            QwenImageTransformerConfig(channels=4, context_width=24, num_layers=2, num_heads=2, head_width=16)
+            QwenImageTransformerConfig(channels=4, context_dim=24, num_layers=2, num_heads=2, head_size=16)
         ),
         lambda net: net(randn(2, 4, 8, 8), 1000 * T, randn(2, 7, 24)),
     ),
@@ -85,12 +85,12 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], Tensor]
         lambda: ZImageTransformer(
             ZImageTransformerConfig(
                 channels=4,
-                context_width=24,
+                context_dim=24,
                 num_layers=2,
                 num_refiners=1,
                 num_heads=2,
-                head_width=32,
-                hidden=96,
+                head_size=32,
+                mlp_size=96,
             )
         ),
         lambda net: net(randn(2, 4, 8, 8), 1000 * T, randn(2, 7, 24)),

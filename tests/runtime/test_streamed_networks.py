@@ -100,7 +100,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Call]] = {
     "z_image": (
         lambda: ZImageTransformer(
             ZImageTransformerConfig(
-                channels=4, context_width=24, num_layers=3, num_heads=2, head_width=32, hidden=64
+                channels=4, context_dim=24, num_layers=3, num_heads=2, head_size=32, mlp_size=64
             )
         ),
         lambda net: net(some(1, 4, 8, 8), T, some(1, 32, 24)),
@@ -108,7 +108,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Call]] = {
     "qwen_image": (
         lambda: QwenImageTransformer(
             QwenImageTransformerConfig(
-                channels=4, context_width=24, num_layers=4, num_heads=2, head_width=16, zero_cond_t=True
+                channels=4, context_dim=24, num_layers=4, num_heads=2, head_size=16, zero_cond_t=True
             )
         ),
         lambda net: net(some(1, 4, 4, 4), T, some(1, 5, 24), None, (some(1, 4, 4, 2),)),

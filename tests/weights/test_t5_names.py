@@ -92,7 +92,7 @@ def test_quantized(
 EXTRAS = {
     "none": (),
     "both names of the table": ("encoder.embed_tokens.weight",),
-    "comfy": ("scaled_fp8", "spiece_model", "logit_scale"),
+    "comfy": ("spiece_model", "logit_scale"),
 }
 
 

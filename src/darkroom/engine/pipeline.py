@@ -10,13 +10,14 @@ import torch
 from PIL.Image import Image, Resampling
 from torch import Tensor, nn
 
-from darkroom.api.errors import DarkroomError
-from darkroom.api.names import RngType, Scheduler
+from darkroom.api.errors import DarkroomError, RequestError
+from darkroom.api.names import RngType
 from darkroom.core.images import fit
 from darkroom.core.pixels import image_to_tensor, mask_to_latent, mask_to_tensor, tensor_to_images
 from darkroom.core.rng import Rng, make_rng
-from darkroom.engine.plan import Plan
-from darkroom.families.base import Conditioning, Family, Frame, LatentFormat, SampleDefaults
+from darkroom.engine.plan import Plan, Schedule
+from darkroom.families.base import Conditioning, Family, Frame, SampleDefaults
+from darkroom.families.latents import LatentFormat
 from darkroom.sampling.guidance import PredictBatch, keep_unmasked, make_denoiser
 from darkroom.sampling.noise import NoiseSource
 from darkroom.sampling.prediction import Prediction, ShiftedTimesteps
@@ -98,18 +99,13 @@ def _encode(vae: nn.Module, pixels: Tensor, latent: LatentFormat, draws: Rng) ->
     return latent.from_vae(z)
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """The noise levels of a trajectory (steps + 1,) on the CPU, and the scheduler that stands for them."""
-
-    sigmas: Tensor
-    scheduler: Scheduler
-
-
 def make_schedule(
     plan: Plan, prediction: Prediction, family: Family[Any], defaults: SampleDefaults
 ) -> Schedule:
-    """The schedule of the whole request; image-to-image runs only the end of it."""
+    """The schedule of the whole request; image-to-image runs only the end of it.
+
+    Raises RequestError as `get_sigmas` and `custom_sigmas` do, and for levels above a flow model's pure noise.
+    """
     scheduler = plan.scheduler or default_scheduler(plan.method, prediction, defaults.scheduler)
     token = family.latent.downscale * defaults.patch  # pixels on a side
     if plan.sigmas is not None:
@@ -123,6 +119,12 @@ def make_schedule(
             variant=family.name,
             extra=plan.extra,
             shift=defaults.resolution_shift,
+        )
+    if prediction.is_flow and (highest := sigmas.max().item()) > 1:
+        subject, asked = ("--scheduler", scheduler) if plan.sigmas is None else ("--sigmas", "the list")
+        raise RequestError(
+            f"{subject}: {asked} begins with level {highest:g}, and 1 is pure noise to this model; "
+            "levels from 1 to 0 are needed"
         )
     if plan.init_image is not None:
         sigmas = slice_for_strength(sigmas, plan.strength, prediction, plan.extra)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from darkroom.api.names import Module, PredictionType, Role, SampleMethod, Scheduler
 from darkroom.core.pixels import mask_to_latent
 from darkroom.families.companions import Companion
+from darkroom.families.latents import LatentFormat
 from darkroom.sampling.extra_args import ExtraArgs
 from darkroom.sampling.schedules import FLUX_SHIFT, ResolutionShift
 from darkroom.weights.index import TensorIndex
@@ -22,38 +23,15 @@ from darkroom.weights.keys import KeyRules
 
 C = TypeVar("C")
 
-
-@dataclass(frozen=True)
-class LatentFormat:
-    """How pictures and latents relate: latent = (z - shift) * scale, `downscale` pixels to a latent pixel.
-
-    scale, shift: one number, or one for each channel. sampled: whether a picture's latent is drawn from the
-    encoder's distribution, as stable-diffusion.cpp draws it; if not, it is the mean.
-    """
-
-    channels: int
-    downscale: int
-    scale: float | tuple[float, ...]
-    shift: float | tuple[float, ...] = 0.0
-    sampled: bool = True
-
-    def from_vae(self, z: Tensor) -> Tensor:
-        """What the diffusion network sees of the autoencoder's z (b, c, h, w)."""
-        return (z - _column(self.shift, z)) * _column(self.scale, z)
-
-    def to_vae(self, latent: Tensor) -> Tensor:
-        """The autoencoder's z of a latent (b, c, h, w)."""
-        return latent / _column(self.scale, latent) + _column(self.shift, latent)
-
-
-def _column(values: float | tuple[float, ...], like: Tensor) -> Tensor | float:
-    return values if isinstance(values, float) else like.new_tensor(values)[:, None, None]
+TEXT_ENCODERS = "text_encoders."
+"""Where `nets.te.stack.TextEncoders` are in a native checkpoint."""
 
 
 @dataclass(frozen=True)
 class SampleDefaults:
     """What a request gets where it says nothing.
 
+    clip_skip: None for models that take no hidden states of a CLIP.
     guidance: what a network distilled with guidance is told, or None for one that takes none.
     flow_shift: of the noise levels of flow models; None for the prediction's own.
     longest_side: pixels that the network can place on a side, or None where there is no end.
@@ -69,7 +47,7 @@ class SampleDefaults:
     width: int
     height: int
     size_multiple: int
-    clip_skip: int = 1
+    clip_skip: int | None = None
     guidance: float | None = None
     flow_shift: float | None = None
     longest_side: int | None = None
@@ -220,6 +198,12 @@ class Family(ABC, Generic[C]):
         """The size that a reference image of this size is brought to before the autoencoder sees it."""
         multiple = self.latent.downscale * 2
         return max(1, width // multiple) * multiple, max(1, height // multiple) * multiple
+
+    def check_references(self, config: C, *, is_seen: bool) -> None:  # noqa: B027
+        """Raises RequestError for reference images that this model cannot look at.
+
+        is_seen: whether they are shown to the text encoder.
+        """
 
     @abstractmethod
     def encode(self, te: nn.Module, prompts: Sequence[TextPrompt], config: C) -> Sequence[Conditioning]:

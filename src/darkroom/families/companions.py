@@ -1,8 +1,8 @@
-"""The files that come beside a diffusion network: text encoders and autoencoder, found, missing or wrong."""
+"""The parts of a model: the diffusion network, and the companions beside it; found, missing or wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -62,6 +62,36 @@ def read_companion(
     if reason is not None:
         raise _wrong(part, companion, needed_by, reason)
     return config
+
+
+def unfit_width(gives: str, width: int, wanted: int) -> str | None:
+    """What `read_companion` wants to know of a part that gives `gives` of one width only."""
+    return None if width == wanted else f"it gives {gives} of width {width}, not {wanted}"
+
+
+def read_network(
+    index: TensorIndex, prefix: str, title: str, read: Callable[[Mapping[str, tuple[int, ...]]], T]
+) -> T:
+    """The architecture of the diffusion network, from `read` on the shapes under `prefix`.
+
+    Raises CheckpointError where a tensor that defines it is missing, or of a shape that none has.
+    """
+    try:
+        return read(index.under(prefix).shapes())
+    except KeyError as err:
+        problem = f"lacks {prefix}{err.args[0]}"
+    except (ValueError, IndexError):
+        problem = f"has tensors of other shapes than {title}'s"
+    raise CheckpointError(f"model: its diffusion network {problem}; a complete file of {title} is needed")
+
+
+def check_vocabulary(tokens: Iterable[int], known: int, role: Role) -> None:
+    """Raises CheckpointError for tokens that an encoder does not know, of which it knows `known`."""
+    if (highest := max(tokens)) >= known:
+        raise CheckpointError(
+            f"{role.flag}: knows {known} tokens, the prompt has token {highest}; a file that brings its own "
+            "vocabulary, or one with the published one, is needed"
+        )
 
 
 def _wrong(part: TensorIndex, companion: Companion, needed_by: str, reason: str | None) -> CheckpointError:

@@ -6,7 +6,7 @@ Some of it is SDXL's as well.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from darkroom.api.errors import CheckpointError
 from darkroom.api.names import Module, Role, SampleMethod, Scheduler
-from darkroom.families.base import Conditioning, Family, LatentFormat, ModuleSpec, SampleDefaults
-from darkroom.families.companions import Companion, read_companion
+from darkroom.families.base import Conditioning, Family, ModuleSpec, SampleDefaults, on_meta
+from darkroom.families.companions import Companion
+from darkroom.families.latents import LatentFormat, read_autoencoder
 from darkroom.nets.te.clip import Activation, CLIPTextConfig, CLIPTextModel
 from darkroom.nets.unet import UNetConfig, UNetModel
 from darkroom.nets.vae.kl import AutoencoderKL, KLConfig
@@ -90,7 +91,7 @@ def read_config(
 
     Raises CheckpointError when the file lacks the autoencoder or the text encoder.
     """
-    vae = read_companion(index, AUTOENCODER, needed_by, KLConfig.from_shapes, unfit_autoencoder)
+    vae = read_autoencoder(index, AUTOENCODER, needed_by, LATENT)
     try:
         te = CLIPTextConfig.from_shapes(index.under(TE).shapes(), activation)
     except (KeyError, ValueError) as err:
@@ -105,11 +106,6 @@ def read_config(
         )
     width, height = read_size(index.metadata)
     return LatentDiffusionConfig(unet, vae, te, width, height)
-
-
-def unfit_autoencoder(vae: KLConfig) -> str | None:
-    """What makes an autoencoder another family's, for `read_companion`."""
-    return None if vae.embed_dim == LATENT.channels else f"{vae.embed_dim} latent channels"
 
 
 def read_size(metadata: Metadata, default: int = 512) -> tuple[int, int]:
@@ -140,9 +136,9 @@ class LatentDiffusion(Family[LatentDiffusionConfig]):
 
     def modules(self, config: LatentDiffusionConfig) -> Mapping[Module, ModuleSpec]:  # noqa: D102
         return {
-            Module.TE: ModuleSpec(TE, lambda: _on_meta(lambda: CLIPTextModel(config.te))),
-            Module.DIFFUSION: ModuleSpec(UNET, lambda: _on_meta(lambda: UNetModel(config.unet))),
-            Module.VAE: ModuleSpec(VAE, lambda: _on_meta(lambda: AutoencoderKL(config.vae))),
+            Module.TE: ModuleSpec(TE, on_meta(lambda: CLIPTextModel(config.te))),
+            Module.DIFFUSION: ModuleSpec(UNET, on_meta(lambda: UNetModel(config.unet))),
+            Module.VAE: ModuleSpec(VAE, on_meta(lambda: AutoencoderKL(config.vae))),
         }
 
     def prefix(self, role: Role) -> str:
@@ -167,8 +163,3 @@ class LatentDiffusion(Family[LatentDiffusionConfig]):
             size_multiple=config.size_multiple,
             clip_skip=self.clip_skip,
         )
-
-
-def _on_meta(make: Callable[[], nn.Module]) -> nn.Module:
-    with torch.device("meta"):
-        return make()

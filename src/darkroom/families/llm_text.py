@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from darkroom.api.errors import CheckpointError
+from darkroom.api.names import Role
+from darkroom.families.companions import check_vocabulary
 from darkroom.nets.te.qwen import QwenTextModel
 from darkroom.tokenizers.base import TextTokenizer
 from darkroom.tokenizers.prompt import WeightedTokens, parse_weights, weigh
@@ -16,9 +17,5 @@ def tokenize(
     Raises CheckpointError for a tokenizer that knows more than the model.
     """
     found = weigh(parse_weights(prompt), tokenizer, before=before, after=after)
-    if (highest := max(found.tokens)) >= llm.config.vocab_size:
-        raise CheckpointError(
-            f"--llm: knows {llm.config.vocab_size} tokens, the prompt has token {highest}; "
-            "the model's own vocabulary is needed"
-        )
+    check_vocabulary(found.tokens, llm.config.vocab_size, Role.LLM)
     return found

@@ -20,12 +20,10 @@ from darkroom.layers.linear import Linear, linear_gelu
 from darkroom.layers.norm import gated_residual, gated_residual_norm, modulated_layer_norm, rms_norm
 from darkroom.layers.parallel_linear import joined_linear, linear_and_gelu
 from darkroom.layers.rope import rope_table
+from darkroom.nets.patches import PATCH
 
 Shapes = Mapping[str, tuple[int, ...]]
 MakeModulation = Callable[[int], nn.Module]
-
-PATCH = 2
-"""Latent pixels that a token covers in each direction."""
 
 # Rows of a modulation: shift, scale and gate, for attention and feed-forward; the last layer has no gate.
 DOUBLE_ROWS, SINGLE_ROWS, LAST_ROWS = 6, 3, 2
@@ -267,23 +265,6 @@ class StreamsTransformer(nn.Module):
             x = block(x, vec, rope)
         out: Tensor = self.final_layer(x[:, text_length : text_length + length], last_vec)
         return out
-
-
-def patchify(x: Tensor) -> Tensor:
-    """Squares of PATCH x PATCH latent pixels as tokens, row by row.
-
-    x: (b, c, h, w), h and w even  ->  (b, h/2 * w/2, 4c), channels first in a token
-    """
-    b, c, h, w = x.shape
-    x = x.reshape(b, c, h // PATCH, PATCH, w // PATCH, PATCH)
-    return x.permute(0, 2, 4, 1, 3, 5).reshape(b, -1, c * PATCH * PATCH)
-
-
-def unpatchify(tokens: Tensor, height: int, width: int) -> Tensor:
-    """The inverse: (b, l, 4c)  ->  (b, c, height, width)."""
-    rows, columns = height // PATCH, width // PATCH
-    x = tokens.reshape(len(tokens), rows, columns, -1, PATCH, PATCH)
-    return x.permute(0, 3, 1, 4, 2, 5).reshape(len(tokens), -1, height, width)
 
 
 def image_positions(latent: Tensor, *, number: int = 0, top: int = 0, left: int = 0) -> Tensor:

@@ -8,10 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from darkroom.api.names import Role
-from darkroom.weights.keys import Derived, Join, KeyRules, Rename, Rule, SplitRows
-
-NET = Role.DIFFUSION_MODEL.prefix
+from darkroom.weights.dit_names import NET, network_places, swapped_halves
+from darkroom.weights.keys import Derived, Join, KeyRules, Rename, Rule
 
 _NET = re.escape(NET)
 _OWN = (
@@ -76,7 +74,7 @@ def _diffusers(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Rule, ...]:
         Rename(rf"^({_NET}(?:time|vector|guidance)_in\.)linear_2\.", r"\1out_layer."),
         Rename(rf"^({_NET}distilled_guidance_layer\.layers\.\d+\.)linear_1\.", r"\1in_layer."),
         Rename(rf"^({_NET}distilled_guidance_layer\.layers\.\d+\.)linear_2\.", r"\1out_layer."),
-        *_swapped_halves(f"{NET}final_layer.adaLN_modulation.1."),
+        *swapped_halves(f"{NET}final_layer.adaLN_modulation.1."),
     )
 
 
@@ -85,19 +83,8 @@ def _join(block: str, parts: Sequence[str], whole: str) -> Join:
     return Join(patterns, rf"\1{whole}.\2")
 
 
-def _swapped_halves(name: str) -> tuple[Rule, ...]:
-    """diffusers has the scale before the shift there."""
-    own = re.escape(name)
-    return (
-        SplitRows(rf"{own}(weight|bias)", (rf"{name}scale.\1", rf"{name}shift.\1")),
-        Join((rf"{own}shift\.(weight|bias)", rf"{own}scale\.(weight|bias)"), rf"{name}\1"),
-    )
-
-
-FLUX_NAMES = KeyRules(
+FLUX_NAMES = network_places(f"{_OWN}|{_DIFFUSERS}") + KeyRules(
     (
-        Rename(r"^(?:diffusion_model|transformer)\.", NET),
-        Rename(rf"^(?=(?:{_OWN}|{_DIFFUSERS})\.)", NET),
         Derived(_diffusers),
         # ComfyUI's and diffusers' name of the weight of a norm.
         Rename(rf"^({_NET}.*norm\.(?:query|key)_norm)\.weight$", r"\1.scale"),

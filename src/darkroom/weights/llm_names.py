@@ -55,7 +55,7 @@ LLM_NAMES = KeyRules(
             rf"{_LLM}(?:"
             r"lm_head\.|language_model\.lm_head\.|output\.weight$"  # to write text
             r"|.*rotary_emb\.inv_freq$|rope_freqs\.weight$"  # computed here
-            r"|scaled_fp8$|logit_scale$"  # ComfyUI's marks
+            r"|logit_scale$"  # ComfyUI's mark
             r")"
         ),
         Rename(rf"{_LLM}(?:model\.)?visual\.", LLM_VISION),
@@ -73,7 +73,7 @@ LLM_VISION_NAMES = KeyRules(
     (
         Rename(rf"{_VISION}transformer\.", LLM_VISION),
         Rename(rf"{_VISION}(?:model\.)?visual\.", LLM_VISION),
-        Drop(rf"{_VISION}(?:model|language_model|lm_head)\.|{_VISION}scaled_fp8$"),  # of a file that has both
+        Drop(rf"{_VISION}(?:model|language_model|lm_head)\."),  # of a file that has both
         # llama.cpp's mmproj: a convolution for each of two frames; q, k and v apart.
         Join(
             (rf"{_VISION}v\.patch_embd\.weight", rf"{_VISION}v\.patch_embd\.weight\.1"),

@@ -20,6 +20,8 @@ _ENCODER = "cond_stage_model."
 _UNET = r"^model\.diffusion_model\."
 _VAE = r"^first_stage_model\."
 
+VAE_PLACES = Rename(r"^vae\.(?:first_stage_model\.)?", VAE)
+
 # Where merged files, diffusers folders and files of one network keep UNet and autoencoder.
 PREFIXES = KeyRules(
     (
@@ -28,7 +30,7 @@ PREFIXES = KeyRules(
         Rename(
             r"^(?=(?:(?:down|up)_blocks|mid_block|(?:time|add)_embedding|conv_(?:in|out|norm_out))\.)", UNET
         ),
-        Rename(r"^vae\.(?:first_stage_model\.)?", VAE),
+        VAE_PLACES,
         Rename(
             r"^(?=(?:encoder|decoder)\.(?:conv_in|conv_out|conv_norm_out|norm_out|down|up|mid)|(?:post_)?quant_conv\.)",
             VAE,
@@ -122,6 +124,7 @@ _ATTENTION = r"first_stage_model\.(encoder|decoder)\.mid\.attn_1\."
 
 DIFFUSERS_VAE = KeyRules(
     (
+        VAE_PLACES,
         Rename(rf"({_VAE}encoder\.)down_blocks\.", r"\1down."),
         Derived(_decoder_levels),
         Rename(rf"({_VAE}(?:en|de)coder\.(?:down|up)\.\d+\.)resnets\.", r"\1block."),

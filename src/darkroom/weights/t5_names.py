@@ -47,7 +47,7 @@ T5_NAMES = KeyRules(
         Drop(
             rf"{_T5}(?:"
             r"decoder\.|lm_head\.|dec\.|output\.weight$"  # the other half, to write text
-            r"|spiece_model$|scaled_fp8$|logit_scale$"  # ComfyUI's: the tokenizer, marks
+            r"|spiece_model$|logit_scale$"  # ComfyUI's: the tokenizer, a mark
             r")"
         ),
         Rename(rf"{_T5}token_embd\.", f"{T5}shared."),

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from darkroom.weights.keys import Derived, KeyRules, Recipe, Recipes, Rename, Rule
-from darkroom.weights.spellings import VAE
+from darkroom.weights.spellings import VAE, VAE_PLACES
 
 _VAE = r"^(first_stage_model\."
 _BLOCK = _VAE + r"(?:en|de)coder\.(?:downsamples|upsamples|middle)\.\d+\.)"
@@ -77,7 +77,7 @@ def _from_diffusers(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Rule, ...]:
 
 WAN_VAE = KeyRules(
     (
-        Rename(r"^vae\.(?:first_stage_model\.)?", VAE),
+        VAE_PLACES,
         Derived(_from_diffusers),
         UnfoldConvolutions(),
     )

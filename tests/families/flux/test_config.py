@@ -125,13 +125,17 @@ WIDE_VAE = changed(
 @pytest.mark.parametrize(
     ("role", "file", "message"),
     [
-        (Role.CLIP_L, WIDE_CLIP, r"--clip_l: this is OpenCLIP-bigG \(CLIP-G\).* \(the network takes 768\)"),
+        (
+            Role.CLIP_L,
+            WIDE_CLIP,
+            r"--clip_l: this is OpenCLIP-bigG \(CLIP-G\).* \(it gives a vector of width 1280, not 768\)",
+        ),
         (Role.T5XXL, UMT5, r"--t5xxl: this is umT5-XXL.* \(it has a position bias in every block\)"),
-        (Role.T5XXL, SMALL_T5, r"--t5xxl: this is T5-XL.* \(the network takes text of width 4096\)"),
+        (Role.T5XXL, SMALL_T5, r"--t5xxl: this is T5-XL.* \(it gives text of width 2048, not 4096\)"),
         (
             Role.VAE,
             WIDE_VAE,
-            r"--vae: this is .* 32 latent channels.* \(the network takes latents with 16 channels\)",
+            r"--vae: this is .* 32 latent channels.* \(its latents have 32 channels, not 16\)",
         ),
         (Role.T5XXL, "companions/clip_l-comfyui", r"--t5xxl: this is CLIP-L.*; Flux.1 needs the T5-XXL"),
     ],
@@ -261,10 +265,9 @@ def test_guidance_is_a_number_for_each_picture(configs: dict[str, FluxConfig]) -
 
 
 def test_fill_looks_at_no_reference_images(configs: dict[str, FluxConfig]) -> None:
-    cond = Conditioning(torch.zeros(1, 3, 8), references=(torch.zeros(1, 16, 4, 4),))
-    assert FAMILY.frame(cond, Frame(512, 512, 3.5), configs["dev"]).references
+    FAMILY.check_references(configs["dev"], is_seen=True)
     with pytest.raises(RequestError, match=r"--ref-image: Flux.1 Fill looks at no reference images"):
-        FAMILY.frame(cond, Frame(512, 512, 30.0), configs["fill"])
+        FAMILY.check_references(configs["fill"], is_seen=True)
 
 
 def test_t5s_own_vocabulary_wins(configs: dict[str, FluxConfig]) -> None:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from darkroom.families.flux.model import Flux, FluxNetConfig, reference_positions
 from darkroom.layers.linear import Linear
-from darkroom.nets.flux_blocks import StreamsConfig, image_positions, patchify, unpatchify
+from darkroom.nets.flux_blocks import StreamsConfig, image_positions
+from darkroom.nets.patches import patchify, unpatchify
 
 STREAMS = StreamsConfig(context_dim=24, hidden_size=64, head_size=32, mlp_size=256, depth=2, depth_single=3)
 DEV = FluxNetConfig(STREAMS, vector_dim=16)

@@ -48,7 +48,7 @@ def processor(tokenizer: Qwen2Tokenizer) -> Processor:
 def config(reference: TextEncoder) -> QwenImageConfig:
     text, tower = reference.model.language_model.state_dict(), reference.model.visual.state_dict()
     return QwenImageConfig(
-        QwenImageTransformerConfig(context_width=WIDTH, num_layers=1, num_heads=1, head_width=16),
+        QwenImageTransformerConfig(context_dim=WIDTH, num_layers=1, num_heads=1, head_size=16),
         QwenConfig.from_shapes({f"model.{name}": tuple(t.shape) for name, t in text.items()}),
         QwenVisionConfig.from_shapes({name: tuple(t.shape) for name, t in tower.items()}),
         WanConfig(dim=8),

@@ -91,7 +91,7 @@ def test_published_files_have_one_answer(layout: str) -> None:
 @pytest.mark.parametrize("layout", FILES)
 def test_published_files_are_the_published_architecture(layout: str) -> None:
     config = detect(FILES[layout])
-    assert config.transformer == QwenImageTransformerConfig(zero_cond_t=layout == "edit-2511")
+    assert config.net == QwenImageTransformerConfig(zero_cond_t=layout == "edit-2511")
     assert config.llm == QwenConfig(152064, 3584, 18944, 28, 28, 4, 128, True, False)
     assert config.vision == QwenVisionConfig(1280, 3420, 32, 16, 3584, 14, 2)
     assert config.vae == WanConfig()
@@ -199,10 +199,10 @@ def test_model_args_change_what_no_shape_tells(config: QwenImageConfig) -> None:
         "qwen_image_zero_cond_t=true,qwen_image_numbered_pictures=0", "--model-args", FAMILY.model_args
     )
     configured = FAMILY.configure(config, args)
-    assert (configured.transformer.zero_cond_t, configured.numbers_pictures) == (True, False)
+    assert (configured.net.zero_cond_t, configured.numbers_pictures) == (True, False)
     assert FAMILY.configure(config, parse_extra_args("")) == config
     marked = detect(FILES["edit-2511"])
-    assert FAMILY.configure(marked, parse_extra_args("")).transformer.zero_cond_t
+    assert FAMILY.configure(marked, parse_extra_args("")).net.zero_cond_t
 
 
 @pytest.mark.parametrize(("width", "height", "steps"), [(1024, 1024, 50), (1664, 928, 20), (512, 768, 4)])

@@ -15,9 +15,9 @@ from darkroom.families.qwen_image.model import (
     QwenImageTransformerConfig,
     token_positions,
 )
-from darkroom.nets.flux_blocks import patchify, unpatchify
+from darkroom.nets.patches import patchify, unpatchify
 
-TINY = QwenImageTransformerConfig(channels=4, context_width=24, num_layers=3, num_heads=2, head_width=16)
+TINY = QwenImageTransformerConfig(channels=4, context_dim=24, num_layers=3, num_heads=2, head_size=16)
 ZERO_COND_T = replace(TINY, zero_cond_t=True)
 
 
@@ -37,10 +37,10 @@ def reference_network(net: QwenImageTransformer) -> QwenImageTransformer2DModel:
         in_channels=config.channels * 4,
         out_channels=config.channels,
         num_layers=config.num_layers,
-        attention_head_dim=config.head_width,
+        attention_head_dim=config.head_size,
         num_attention_heads=config.num_heads,
-        joint_attention_dim=config.context_width,
-        axes_dims_rope=config.rope_widths,
+        joint_attention_dim=config.context_dim,
+        axes_dims_rope=config.axes,
         zero_cond_t=config.zero_cond_t,
     )
     reference.load_state_dict(net.state_dict(), strict=True)
@@ -76,7 +76,7 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
 def inputs(batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
     torch.manual_seed(1)
     t = torch.tensor([1000.0, 37.5])[:batch]
-    return torch.randn(batch, TINY.channels, 6, 10), t, torch.randn(batch, 7, TINY.context_width)
+    return torch.randn(batch, TINY.channels, 6, 10), t, torch.randn(batch, 7, TINY.context_dim)
 
 
 @torch.inference_mode()
@@ -144,7 +144,7 @@ def test_half_precision_follows_a_short_sampling_run(dtype: torch.dtype, limit: 
     assert relative_error(got, expected) < limit
 
 
-@pytest.mark.parametrize("config", [TINY, replace(TINY, num_layers=1, num_heads=3, head_width=8)])
+@pytest.mark.parametrize("config", [TINY, replace(TINY, num_layers=1, num_heads=3, head_size=8)])
 def test_config_is_read_from_shapes(config: QwenImageTransformerConfig) -> None:
     with torch.device("meta"):
         net = QwenImageTransformer(config)
@@ -162,15 +162,15 @@ def test_full_size_is_the_published_architecture() -> None:
     with torch.device("meta"):
         net = QwenImageTransformer(config)
         reference = QwenImageTransformer2DModel()
-    assert config.rope_widths == (16, 56, 56)
+    assert config.axes == (16, 56, 56)
     ours = {name: p.shape for name, p in net.state_dict().items()}
     assert ours == {name: p.shape for name, p in reference.state_dict().items()}
 
 
-@pytest.mark.parametrize("head_width", [8, 12, 16, 20, 24, 32, 64])
-def test_every_pair_of_channels_turns(head_width: int) -> None:
-    widths = replace(TINY, head_width=head_width).rope_widths
-    assert sum(widths) == head_width
+@pytest.mark.parametrize("head_size", [8, 12, 16, 20, 24, 32, 64])
+def test_every_pair_of_channels_turns(head_size: int) -> None:
+    widths = replace(TINY, head_size=head_size).axes
+    assert sum(widths) == head_size
     assert all(width > 0 and width % 2 == 0 for width in widths)
 
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from tests.families.sd3.reference import folders, native, pipeline
 
-from darkroom.families.sd3.keys import NET, RULES
+from darkroom.families.sd3.keys import RULES
 from darkroom.families.sd3.model import MMDiT, MMDiTConfig
+from darkroom.weights.dit_names import NET
 from darkroom.weights.index import TensorIndex, TensorInfo
 
 

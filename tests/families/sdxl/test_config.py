@@ -130,7 +130,7 @@ def test_what_is_missing_is_named(role: Role, flag: str) -> None:
         (
             Role.CLIP_L,
             "companions/clip_g-comfyui",
-            r"--clip_l: this is OpenCLIP-bigG.*\(width 1280, not 768\)",
+            r"--clip_l: this is OpenCLIP-bigG.*\(it gives text of width 1280, not 768\)",
         ),
         (Role.CLIP_L, "companions/t5xxl-comfyui", r"--clip_l: this is T5-XXL"),
         (

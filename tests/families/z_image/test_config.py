@@ -79,7 +79,7 @@ def test_published_files_have_one_answer(layout: str) -> None:
 @pytest.mark.parametrize("layout", FILES)
 def test_published_files_are_the_published_architecture(layout: str) -> None:
     config = detect(FILES[layout])
-    assert config.transformer == ZImageTransformerConfig()
+    assert config.net == ZImageTransformerConfig()
     assert config.llm == QwenConfig(151936, 2560, 9728, 36, 32, 8, 128, False, True)
     assert config.vae == AUTOENCODER
 

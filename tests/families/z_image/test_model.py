@@ -19,8 +19,8 @@ from darkroom.families.z_image.model import (
 )
 
 # diffusers' feed-forward has 8/3 of the width, its timestep 256 numbers at most.
-TINY = ZImageTransformerConfig(channels=4, context_width=24, num_layers=3, num_refiners=2, num_heads=3,
-                               head_width=16, hidden=128, time_width=48)  # fmt: skip
+TINY = ZImageTransformerConfig(channels=4, context_dim=24, num_layers=3, num_refiners=2, num_heads=3,
+                               head_size=16, mlp_size=128, time_width=48)  # fmt: skip
 
 
 def random_network(config: ZImageTransformerConfig) -> ZImageTransformer:
@@ -36,13 +36,13 @@ def reference_network(net: ZImageTransformer) -> ZImageTransformer2DModel:
     config = net.config
     reference = ZImageTransformer2DModel(
         in_channels=config.channels,
-        dim=config.width,
+        dim=config.hidden_size,
         n_layers=config.num_layers,
         n_refiner_layers=config.num_refiners,
         n_heads=config.num_heads,
         n_kv_heads=config.num_heads,
-        cap_feat_dim=config.context_width,
-        axes_dims=config.rope_widths,
+        cap_feat_dim=config.context_dim,
+        axes_dims=config.axes,
     )
     state = convert_z_image_transformer_checkpoint_to_diffusers(dict(net.state_dict()))
     reference.load_state_dict(state, strict=True)
@@ -140,16 +140,16 @@ def test_full_size_is_the_published_architecture() -> None:
     with torch.device("meta"):
         net = ZImageTransformer(config)
         reference = ZImageTransformer2DModel()
-    assert config.rope_widths == (32, 48, 48)
+    assert config.axes == (32, 48, 48)
     ours = convert_z_image_transformer_checkpoint_to_diffusers(dict(net.state_dict()))
     published = {name: p.shape for name, p in reference.state_dict().items()}
     assert {name: p.shape for name, p in ours.items()} == published
 
 
-@pytest.mark.parametrize("head_width", [8, 12, 16, 20, 24, 32, 64])
-def test_every_pair_of_channels_turns(head_width: int) -> None:
-    widths = replace(TINY, head_width=head_width).rope_widths
-    assert sum(widths) == head_width
+@pytest.mark.parametrize("head_size", [8, 12, 16, 20, 24, 32, 64])
+def test_every_pair_of_channels_turns(head_size: int) -> None:
+    widths = replace(TINY, head_size=head_size).axes
+    assert sum(widths) == head_size
     assert all(width > 0 and width % 2 == 0 for width in widths)
 
 

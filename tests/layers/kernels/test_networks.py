@@ -96,13 +96,13 @@ def sd3() -> nn.Module:
 
 
 def qwen_image() -> nn.Module:
-    config = QwenImageTransformerConfig(context_width=24, num_layers=2, num_heads=2, head_width=16)
+    config = QwenImageTransformerConfig(context_dim=24, num_layers=2, num_heads=2, head_size=16)
     return QwenImageTransformer(config)
 
 
 def z_image() -> nn.Module:
     config = ZImageTransformerConfig(
-        context_width=24, num_layers=2, num_refiners=1, num_heads=3, head_width=16, hidden=128
+        context_dim=24, num_layers=2, num_refiners=1, num_heads=3, head_size=16, mlp_size=128
     )
     return ZImageTransformer(config)
 

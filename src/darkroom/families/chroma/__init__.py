@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from darkroom.api.names import Module, PredictionType, SampleMethod, Scheduler
 from darkroom.families.base import (
+    TEXT_ENCODERS,
     Conditioning,
     Family,
     ModuleSpec,
@@ -22,13 +23,15 @@ from darkroom.families.chroma.conditioner import encode
 from darkroom.families.chroma.config import LANDMARKS, TITLE, ChromaConfig, detect
 from darkroom.families.chroma.keys import RULES
 from darkroom.families.chroma.model import Chroma
-from darkroom.families.flux_parts import LATENT, NO_SHIFT, SIZE_MULTIPLE, T5_TOKENS, T5XXL, VAE
-from darkroom.nets.flux_blocks import PATCH
+from darkroom.families.flux_parts import NO_SHIFT, SIZE_MULTIPLE, T5_TOKENS, VAE
+from darkroom.families.latents import FLUX_LATENT
+from darkroom.families.t5_text import T5XXL
+from darkroom.nets.patches import PATCH
 from darkroom.nets.te.stack import TextEncoders
 from darkroom.nets.te.t5 import T5EncoderModel
 from darkroom.nets.vae.kl import AutoencoderKL
 from darkroom.sampling.extra_args import ExtraArgs
-from darkroom.weights.flux_names import NET
+from darkroom.weights.dit_names import NET
 from darkroom.weights.index import TensorIndex
 from darkroom.weights.keys import KeyRules
 
@@ -38,7 +41,7 @@ class Chroma1(Family[ChromaConfig]):
 
     name = "chroma"
     title = TITLE
-    latent = LATENT
+    latent = FLUX_LATENT
     landmarks = LANDMARKS
     companions = (T5XXL, VAE)
     model_args: ClassVar[Mapping[str, str]] = {
@@ -67,7 +70,7 @@ class Chroma1(Family[ChromaConfig]):
             return TextEncoders(t5xxl=T5EncoderModel(config.t5xxl))
 
         return {
-            Module.TE: ModuleSpec("text_encoders.", on_meta(text_encoders), keep_packed=True),
+            Module.TE: ModuleSpec(TEXT_ENCODERS, on_meta(text_encoders), keep_packed=True),
             Module.DIFFUSION: ModuleSpec(NET, on_meta(lambda: Chroma(config.net))),
             Module.VAE: ModuleSpec(VAE.role.prefix, on_meta(lambda: AutoencoderKL(config.vae))),
         }

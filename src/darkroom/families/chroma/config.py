@@ -6,12 +6,16 @@ from dataclasses import dataclass, field
 
 from darkroom.api.errors import CheckpointError
 from darkroom.families.chroma.model import ChromaNetConfig
-from darkroom.families.flux_parts import check_channels, read_t5, read_vae
+from darkroom.families.companions import read_network
+from darkroom.families.flux_parts import VAE
+from darkroom.families.latents import FLUX_LATENT, check_channels, read_autoencoder
+from darkroom.families.t5_text import read_t5
+from darkroom.nets.patches import PATCH
 from darkroom.nets.te.t5 import T5Config
 from darkroom.nets.vae.kl import KLConfig
 from darkroom.tokenizers.base import TextTokenizer
 from darkroom.tokenizers.t5 import T5Tokenizer, load_tokenizer
-from darkroom.weights.flux_names import NET
+from darkroom.weights.dit_names import NET
 from darkroom.weights.index import TensorIndex
 
 TITLE = "Chroma"
@@ -63,12 +67,8 @@ def detect(index: TensorIndex) -> ChromaConfig | None:
         )
     if any(name not in index for name in LANDMARKS):
         return None
-    try:
-        net = ChromaNetConfig.from_shapes(index.under(NET).shapes())
-    except KeyError as err:
-        raise CheckpointError(
-            f"model: its diffusion network lacks {NET}{err.args[0]}; a complete file of {TITLE} is needed"
-        ) from err
-    check_channels(net.streams.out_channels, TITLE)
-    vae, t5xxl = read_vae(index, TITLE), read_t5(index, TITLE, net.streams.context_dim)
+    net = read_network(index, NET, TITLE, ChromaNetConfig.from_shapes)
+    check_channels(net.streams.out_channels // PATCH**2, FLUX_LATENT, TITLE)
+    t5xxl = read_t5(index, TITLE, net.streams.context_dim)
+    vae = read_autoencoder(index, VAE, TITLE, FLUX_LATENT)
     return ChromaConfig(net, vae, t5xxl, t5_tokenizer=load_tokenizer(index.metadata))

@@ -20,9 +20,8 @@ from darkroom.nets.flux_blocks import (
     StreamsConfig,
     StreamsTransformer,
     image_positions,
-    patchify,
-    unpatchify,
 )
+from darkroom.nets.patches import patchify, unpatchify
 
 # The embeddings take time, guidance and row times this.
 _FACTOR = 1000.0

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from darkroom.api.errors import RequestError
 from darkroom.api.names import Module, PredictionType, SampleMethod, Scheduler
 from darkroom.families.base import (
+    TEXT_ENCODERS,
     Conditioning,
     Family,
     Frame,
@@ -26,15 +27,17 @@ from darkroom.families.flux.conditioner import encode
 from darkroom.families.flux.config import CLIP_L, LANDMARKS, TITLE, FluxConfig, detect
 from darkroom.families.flux.keys import RULES
 from darkroom.families.flux.model import Flux
-from darkroom.families.flux_parts import LATENT, NO_SHIFT, SIZE_MULTIPLE, T5XXL, VAE
-from darkroom.nets.flux_blocks import PATCH
+from darkroom.families.flux_parts import NO_SHIFT, SIZE_MULTIPLE, VAE
+from darkroom.families.latents import FLUX_LATENT
+from darkroom.families.t5_text import T5XXL
+from darkroom.nets.patches import PATCH
 from darkroom.nets.te.clip import CLIPTextModel
 from darkroom.nets.te.stack import TextEncoders
 from darkroom.nets.te.t5 import T5EncoderModel
 from darkroom.nets.vae.kl import AutoencoderKL
 from darkroom.sampling.extra_args import ExtraArgs
 from darkroom.sampling.schedules import FLUX_SHIFT
-from darkroom.weights.flux_names import NET
+from darkroom.weights.dit_names import NET
 from darkroom.weights.index import TensorIndex
 from darkroom.weights.keys import KeyRules
 
@@ -51,7 +54,7 @@ class Flux1(Family[FluxConfig]):
 
     name = "flux"
     title = TITLE
-    latent = LATENT
+    latent = FLUX_LATENT
     landmarks = LANDMARKS
     companions = (CLIP_L, T5XXL, VAE)
     model_args: ClassVar[Mapping[str, str]] = {
@@ -75,7 +78,7 @@ class Flux1(Family[FluxConfig]):
             return TextEncoders(clip_l=CLIPTextModel(config.clip_l), t5xxl=T5EncoderModel(config.t5xxl))
 
         return {
-            Module.TE: ModuleSpec("text_encoders.", on_meta(text_encoders), keep_packed=True),
+            Module.TE: ModuleSpec(TEXT_ENCODERS, on_meta(text_encoders), keep_packed=True),
             Module.DIFFUSION: ModuleSpec(NET, on_meta(lambda: Flux(config.net))),
             Module.VAE: ModuleSpec(VAE.role.prefix, on_meta(lambda: AutoencoderKL(config.vae))),
         }
@@ -91,16 +94,15 @@ class Flux1(Family[FluxConfig]):
         """The one of Kontext's sizes whose proportions are nearest."""
         return min(KONTEXT_SIZES, key=lambda size: abs(width / height - size[0] / size[1]))
 
+    def check_references(self, config: FluxConfig, *, is_seen: bool) -> None:
+        """Raises RequestError for reference images beside Fill's mask."""
+        if config.is_fill:
+            raise RequestError(f"--ref-image: {TITLE} Fill looks at no reference images; Kontext does")
+
     def encode(  # noqa: D102
         self, te: nn.Module, prompts: Sequence[TextPrompt], config: FluxConfig
     ) -> Sequence[Conditioning]:
         return encode(te, prompts, config.t5_tokenizer, config.t5_tokens)
-
-    def frame(self, cond: Conditioning, frame: Frame, config: FluxConfig) -> Conditioning:
-        """The conditioning with its guidance. Raises RequestError for reference images beside Fill's mask."""
-        if config.is_fill and cond.references:
-            raise RequestError(f"--ref-image: {TITLE} Fill looks at no reference images; Kontext does")
-        return super().frame(cond, frame, config)
 
     def predict(self, net: nn.Module, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:  # noqa: D102
         inputs = (x, t, cond.context, cond.vector, cond.guidance, cond.concat, cond.references)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 from darkroom.api.errors import CheckpointError
 from darkroom.api.names import Role
-from darkroom.families.companions import Companion, read_companion
+from darkroom.families.companions import Companion, read_companion, read_network, unfit_width
 from darkroom.families.flux.model import FluxNetConfig
-from darkroom.families.flux_parts import LATENT, T5_TOKENS, check_channels, read_t5, read_vae
-from darkroom.nets.flux_blocks import PATCH, StreamsConfig
+from darkroom.families.flux_parts import T5_TOKENS, VAE
+from darkroom.families.latents import FLUX_LATENT, check_channels, read_autoencoder
+from darkroom.families.t5_text import read_t5
+from darkroom.nets.flux_blocks import StreamsConfig
+from darkroom.nets.patches import PATCH
 from darkroom.nets.te.clip import CLIPTextConfig
 from darkroom.nets.te.t5 import T5Config
 from darkroom.nets.vae.kl import KLConfig
 from darkroom.tokenizers.base import TextTokenizer
 from darkroom.tokenizers.t5 import T5Tokenizer, load_tokenizer
-from darkroom.weights.flux_names import NET
+from darkroom.weights.dit_names import NET
 from darkroom.weights.index import TensorIndex
 
 TITLE = "Flux.1"
@@ -42,7 +46,7 @@ CLIP_L = Companion(
 SCHNELL_T5_TOKENS = 256
 
 # Fill: beside the picture, the picture without what the mask hides, and the mask with all its pixels.
-_FILL_CHANNELS = PATCH**2 * (2 * LATENT.channels + LATENT.downscale**2)
+_FILL_CHANNELS = PATCH**2 * (2 * FLUX_LATENT.channels + FLUX_LATENT.downscale**2)
 
 # Published networks that take other pictures beside the one they draw.
 _OTHERS = {
@@ -80,30 +84,20 @@ def detect(index: TensorIndex) -> FluxConfig | None:
     """
     if any(name not in index for name in LANDMARKS):
         return None
-    net = _read_net(index)
+    net = read_network(index, NET, TITLE, FluxNetConfig.from_shapes)
+    check_channels(net.streams.out_channels // PATCH**2, FLUX_LATENT, TITLE)
+    _check_inputs(net.streams)
     clip_l = read_companion(
         index,
         CLIP_L,
         TITLE,
-        lambda shapes: CLIPTextConfig.from_shapes(shapes, "quick_gelu"),
-        lambda clip: None if clip.hidden_size == net.vector_dim else f"the network takes {net.vector_dim}",
+        partial(CLIPTextConfig.from_shapes, activation="quick_gelu"),
+        lambda clip: unfit_width("a vector", clip.hidden_size, net.vector_dim),
     )
     t5xxl = read_t5(index, TITLE, net.streams.context_dim)
-    vae = read_vae(index, TITLE)
+    vae = read_autoencoder(index, VAE, TITLE, FLUX_LATENT)
     t5_tokens = T5_TOKENS if net.has_guidance else SCHNELL_T5_TOKENS
     return FluxConfig(net, vae, clip_l, t5xxl, t5_tokens, load_tokenizer(index.metadata))
-
-
-def _read_net(index: TensorIndex) -> FluxNetConfig:
-    try:
-        net = FluxNetConfig.from_shapes(index.under(NET).shapes())
-    except KeyError as err:
-        raise CheckpointError(
-            f"model: its diffusion network lacks {NET}{err.args[0]}; a complete file of {TITLE} is needed"
-        ) from err
-    check_channels(net.streams.out_channels, TITLE)
-    _check_inputs(net.streams)
-    return net
 
 
 def _check_inputs(streams: StreamsConfig) -> None:

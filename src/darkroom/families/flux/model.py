@@ -11,15 +11,13 @@ from torch import Tensor, nn
 from darkroom.layers.embed import timestep_embedding
 from darkroom.layers.linear import Linear
 from darkroom.nets.flux_blocks import (
-    PATCH,
     MLPEmbedder,
     Shapes,
     StreamsConfig,
     StreamsTransformer,
     image_positions,
-    patchify,
-    unpatchify,
 )
+from darkroom.nets.patches import PATCH, patchify, unpatchify
 
 # The embeddings take t and guidance times this.
 _TIME_FACTOR = 1000.0

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from darkroom.api.names import Module, PredictionType, SampleMethod, Scheduler
 from darkroom.families.base import (
+    TEXT_ENCODERS,
     Conditioning,
     Family,
     Frame,
@@ -19,7 +20,7 @@ from darkroom.families.base import (
     TextPrompt,
     on_meta,
 )
-from darkroom.families.qwen_image.conditioner import REFERENCE_AREA, area_size, encode
+from darkroom.families.qwen_image.conditioner import REFERENCE_AREA, area_size, encode, require_eyes
 from darkroom.families.qwen_image.config import (
     LANDMARKS,
     LATENT,
@@ -30,15 +31,16 @@ from darkroom.families.qwen_image.config import (
     QwenImageConfig,
     detect,
 )
-from darkroom.families.qwen_image.keys import NETWORK, RULES
+from darkroom.families.qwen_image.keys import RULES
 from darkroom.families.qwen_image.model import QwenImageTransformer
-from darkroom.nets.flux_blocks import PATCH
+from darkroom.nets.patches import PATCH
 from darkroom.nets.te.qwen import QwenTextModel
 from darkroom.nets.te.qwen_vision import QwenVisionModel
 from darkroom.nets.te.stack import TextEncoders
 from darkroom.nets.vae.wan import WanVAE
 from darkroom.sampling.extra_args import ExtraArgs
 from darkroom.sampling.schedules import ResolutionShift
+from darkroom.weights.dit_names import NET
 from darkroom.weights.index import TensorIndex
 from darkroom.weights.keys import KeyRules
 
@@ -69,10 +71,10 @@ class QwenImage(Family[QwenImageConfig]):
         return detect(index)
 
     def configure(self, config: QwenImageConfig, model_args: ExtraArgs) -> QwenImageConfig:  # noqa: D102
-        zero_cond_t = model_args.switch("qwen_image_zero_cond_t", config.transformer.zero_cond_t)
+        zero_cond_t = model_args.switch("qwen_image_zero_cond_t", config.net.zero_cond_t)
         return replace(
             config,
-            transformer=replace(config.transformer, zero_cond_t=zero_cond_t),
+            net=replace(config.net, zero_cond_t=zero_cond_t),
             numbers_pictures=model_args.switch("qwen_image_numbered_pictures", config.numbers_pictures),
         )
 
@@ -84,14 +86,18 @@ class QwenImage(Family[QwenImageConfig]):
             return TextEncoders(**encoders)
 
         return {
-            Module.TE: ModuleSpec("text_encoders.", on_meta(text_encoders), keep_packed=True),
-            Module.DIFFUSION: ModuleSpec(NETWORK, on_meta(lambda: QwenImageTransformer(config.transformer))),
+            Module.TE: ModuleSpec(TEXT_ENCODERS, on_meta(text_encoders), keep_packed=True),
+            Module.DIFFUSION: ModuleSpec(NET, on_meta(lambda: QwenImageTransformer(config.net))),
             Module.VAE: ModuleSpec(VAE.role.prefix, on_meta(lambda: WanVAE(config.vae))),
         }
 
     def reference_size(self, width: int, height: int, frame: Frame) -> tuple[int, int]:
         """About 1024x1024 pixels in the image's own proportions, whatever the picture's size."""
         return area_size(width, height, REFERENCE_AREA)
+
+    def check_references(self, config: QwenImageConfig, *, is_seen: bool) -> None:  # noqa: D102
+        if is_seen:
+            require_eyes(config)
 
     def encode(  # noqa: D102
         self, te: nn.Module, prompts: Sequence[TextPrompt], config: QwenImageConfig

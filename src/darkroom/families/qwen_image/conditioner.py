@@ -22,7 +22,7 @@ from darkroom.families.llm_text import tokenize
 from darkroom.families.qwen_image.config import LLM_VISION, TITLE, QwenImageConfig
 from darkroom.nets.te.clip import emphasise
 from darkroom.nets.te.qwen import QwenTextModel, image_positions
-from darkroom.nets.te.qwen_vision import CELL, QwenVisionModel, smart_size
+from darkroom.nets.te.qwen_vision import CELL, QwenVisionConfig, QwenVisionModel, smart_size
 
 logger = logging.getLogger(__name__)
 
@@ -100,18 +100,24 @@ def area_size(width: int, height: int, area: int) -> tuple[int, int]:
     return max(1, round(across / 32)) * 32, max(1, round(down / 32)) * 32
 
 
-def _look(te: nn.Module, image: Image.Image, config: QwenImageConfig) -> Picture:
-    """Resized twice, as the authors do: to an area, and then to whole cells of patches."""
+def require_eyes(config: QwenImageConfig) -> QwenVisionConfig:
+    """The vision tower. Raises RequestError when the model has none."""
     if config.vision is None:
         raise RequestError(
             f"--ref-image: reference images need {LLM_VISION.title}; give its file with "
             f"{LLM_VISION.role.flag}, for example {LLM_VISION.files[0]}, or hide them from the text encoder "
             "with --ref-image-args pass_to_vlm=false"
         )
+    return config.vision
+
+
+def _look(te: nn.Module, image: Image.Image, config: QwenImageConfig) -> Picture:
+    """Resized twice, as the authors do: to an area, and then to whole cells of patches."""
+    vision = require_eyes(config)
     tower = cast("QwenVisionModel", te.llm_vision)
     size = area_size(*image.size, PICTURE_AREA if config.numbers_pictures else REFERENCE_AREA)
     image = image.resize(size, Image.Resampling.LANCZOS)
-    cell = config.vision.patch_size * CELL
+    cell = vision.patch_size * CELL
     width, height = smart_size(*image.size, max_pixels=_MOST_PIXELS, multiple=cell)
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     pixels = (image_to_tensor(image) + 1) / 2

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from darkroom.api.errors import CheckpointError
 from darkroom.api.names import Role
-from darkroom.families.base import LatentFormat
-from darkroom.families.companions import Companion, has, read_companion
-from darkroom.families.qwen_image.keys import NETWORK, ZERO_COND_T
+from darkroom.families.companions import Companion, has, read_companion, read_network, unfit_width
+from darkroom.families.latents import LatentFormat, check_channels
+from darkroom.families.qwen_image.keys import ZERO_COND_T
 from darkroom.families.qwen_image.model import QwenImageTransformerConfig
 from darkroom.nets.te.qwen import QwenConfig
 from darkroom.nets.te.qwen_vision import QwenVisionConfig
 from darkroom.nets.vae.wan import WanConfig
 from darkroom.tokenizers.base import TextTokenizer
 from darkroom.tokenizers.qwen import QwenTokenizer, load_tokenizer
+from darkroom.weights.dit_names import NET
 from darkroom.weights.index import TensorIndex
 
 TITLE = "Qwen-Image"
@@ -33,7 +35,7 @@ LATENT = LatentFormat(
 )
 
 LANDMARKS = tuple(
-    NETWORK + name
+    NET + name
     for name in (
         "transformer_blocks.0.img_mod.1.weight",
         "transformer_blocks.0.txt_mod.1.weight",
@@ -47,7 +49,7 @@ LANDMARKS = tuple(
 )
 
 # Qwen-Image-Layered draws pictures in layers, told by an embedding beside the timestep's.
-_LAYERED = f"{NETWORK}time_text_embed.addition_t_embedding.weight"
+_LAYERED = f"{NET}time_text_embed.addition_t_embedding.weight"
 
 LLM = Companion(
     Role.LLM,
@@ -80,7 +82,7 @@ class QwenImageConfig:
     tokenizer: the text encoder's own, or Qwen's.
     """
 
-    transformer: QwenImageTransformerConfig
+    net: QwenImageTransformerConfig
     llm: QwenConfig
     vision: QwenVisionConfig | None
     vae: WanConfig
@@ -95,21 +97,16 @@ def detect(index: TensorIndex) -> QwenImageConfig | None:
     """
     if any(name not in index for name in LANDMARKS):
         return None
-    transformer = QwenImageTransformerConfig.from_shapes(index.under(NETWORK).shapes())
+    net = read_network(index, NET, TITLE, QwenImageTransformerConfig.from_shapes)
     if _LAYERED in index:
         raise CheckpointError(
             "model: this is Qwen-Image-Layered, which draws pictures in layers; "
             "Qwen-Image, Qwen-Image-2512 and Qwen-Image-Edit are supported"
         )
-    if transformer.channels != LATENT.channels:
-        raise CheckpointError(
-            f"model: built like Qwen-Image, but for latents with {transformer.channels} channels; "
-            f"Qwen-Image's have {LATENT.channels}"
-        )
-    transformer = replace(transformer, zero_cond_t=ZERO_COND_T in index)
-    llm = read_companion(
-        index, LLM, TITLE, QwenConfig.from_shapes, lambda llm: _unfit_llm(llm, transformer.context_width)
-    )
+    check_channels(net.channels, LATENT, TITLE)
+    net = replace(net, zero_cond_t=ZERO_COND_T in index)
+    unfit = partial(_unfit_llm, width=net.context_dim)
+    llm = read_companion(index, LLM, TITLE, QwenConfig.from_shapes, unfit)
     vision = None
     if has(index, LLM_VISION):
         vision = read_companion(
@@ -117,20 +114,16 @@ def detect(index: TensorIndex) -> QwenImageConfig | None:
             LLM_VISION,
             TITLE,
             QwenVisionConfig.from_shapes,
-            lambda tower: _unfit_width("gives embeddings", tower.text_size, llm.hidden_size),
+            lambda tower: unfit_width("embeddings", tower.text_size, llm.hidden_size),
         )
     vae = read_companion(index, VAE, TITLE, WanConfig.from_shapes, _unfit_vae)
-    return QwenImageConfig(transformer, llm, vision, vae, tokenizer=load_tokenizer(index.metadata))
+    return QwenImageConfig(net, llm, vision, vae, tokenizer=load_tokenizer(index.metadata))
 
 
 def _unfit_llm(llm: QwenConfig, width: int) -> str | None:
     if llm.has_qk_norm or not llm.has_bias:
         return "its attention is not Qwen2.5's"
-    return _unfit_width("gives text", llm.hidden_size, width)
-
-
-def _unfit_width(what: str, width: int, wanted: int) -> str | None:
-    return None if width == wanted else f"it {what} of width {width}, not {wanted}"
+    return unfit_width("text", llm.hidden_size, width)
 
 
 def _unfit_vae(vae: WanConfig) -> str | None:

@@ -17,7 +17,7 @@ from darkroom.layers.joint_attention import Stream, joint_attention
 from darkroom.layers.linear import Linear, linear_gelu
 from darkroom.layers.norm import RMSNorm, gated_residual, gated_residual_norm, modulated_layer_norm
 from darkroom.layers.rope import rope_table
-from darkroom.nets.flux_blocks import PATCH, patchify, unpatchify
+from darkroom.nets.patches import PATCH, patchify, unpatchify
 
 # Sinusoids that a timestep becomes.
 _TIMESTEP_WIDTH = 256
@@ -29,27 +29,27 @@ _BLOCK = re.compile(r"transformer_blocks\.(\d+)\.")
 class QwenImageTransformerConfig:
     """The architecture.
 
-    channels: of the latent. context_width: of the text's tokens.
+    channels: of the latent. context_dim: of the text's tokens.
     zero_cond_t: whether reference images are seen as at timestep 0, whatever the picture's is (Edit-2511);
     no tensor's shape tells.
     """
 
     channels: int = 16
-    context_width: int = 3584
+    context_dim: int = 3584
     num_layers: int = 60
     num_heads: int = 24
-    head_width: int = 128
+    head_size: int = 128
     zero_cond_t: bool = False
 
     @property
-    def width(self) -> int:
+    def hidden_size(self) -> int:
         """Of the tokens in the blocks."""
-        return self.num_heads * self.head_width
+        return self.num_heads * self.head_size
 
     @property
-    def rope_widths(self) -> tuple[int, int, int]:
+    def axes(self) -> tuple[int, int, int]:
         """Channels of a head that turn with an image's number, its rows, its columns: 16, 56, 56 of 128."""
-        pairs = self.head_width // 2
+        pairs = self.head_size // 2
         number = max(1, pairs // 8)
         number += (pairs - number) % 2
         return 2 * number, pairs - number, pairs - number
@@ -61,13 +61,13 @@ class QwenImageTransformerConfig:
         Raises KeyError where a tensor that defines the architecture is missing.
         """
         width, patch_width = shapes["img_in.weight"]
-        head_width = shapes["transformer_blocks.0.attn.norm_q.weight"][0]
+        head_size = shapes["transformer_blocks.0.attn.norm_q.weight"][0]
         return cls(
             channels=patch_width // PATCH**2,
-            context_width=shapes["txt_in.weight"][1],
+            context_dim=shapes["txt_in.weight"][1],
             num_layers=1 + max(int(match[1]) for name in shapes if (match := _BLOCK.match(name))),
-            num_heads=width // head_width,
-            head_width=head_width,
+            num_heads=width // head_size,
+            head_size=head_size,
         )
 
 
@@ -138,17 +138,17 @@ class JointAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        head_width = width // heads
+        head_size = width // heads
         self.to_q = Linear(width, width)
         self.to_k = Linear(width, width)
         self.to_v = Linear(width, width)
-        self.norm_q = RMSNorm(head_width)
-        self.norm_k = RMSNorm(head_width)
+        self.norm_q = RMSNorm(head_size)
+        self.norm_k = RMSNorm(head_size)
         self.add_q_proj = Linear(width, width)
         self.add_k_proj = Linear(width, width)
         self.add_v_proj = Linear(width, width)
-        self.norm_added_q = RMSNorm(head_width)
-        self.norm_added_k = RMSNorm(head_width)
+        self.norm_added_q = RMSNorm(head_size)
+        self.norm_added_k = RMSNorm(head_size)
         self.to_out = nn.ModuleList((Linear(width, width),))
         self.to_add_out = Linear(width, width)
 
@@ -243,10 +243,10 @@ class QwenImageTransformer(nn.Module):
     def __init__(self, config: QwenImageTransformerConfig) -> None:
         super().__init__()
         self.config = config
-        width, patch_width = config.width, config.channels * PATCH**2
+        width, patch_width = config.hidden_size, config.channels * PATCH**2
         self.img_in = Linear(patch_width, width)
-        self.txt_norm = RMSNorm(config.context_width)
-        self.txt_in = Linear(config.context_width, width)
+        self.txt_norm = RMSNorm(config.context_dim)
+        self.txt_in = Linear(config.context_dim, width)
         self.time_text_embed = TimestepProjection(width)
         self.transformer_blocks = nn.ModuleList(
             QwenImageTransformerBlock(width, config.num_heads) for _ in range(config.num_layers)
@@ -273,7 +273,7 @@ class QwenImageTransformer(nn.Module):
         """
         sizes = [(image.shape[2] // PATCH, image.shape[3] // PATCH) for image in (x, *references)]
         positions = token_positions(context.shape[1], sizes, x.device, increase_index=increase_index)
-        rope = rope_table(positions, self.config.rope_widths)
+        rope = rope_table(positions, self.config.axes)
         text = self.txt_in(self.txt_norm(context))
         images = [self.img_in(torch.cat([patchify(image) for image in (x, *references)], dim=1))]
         if mask is not None:

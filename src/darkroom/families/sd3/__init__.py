@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from darkroom.api.names import Module, PredictionType, SampleMethod, Scheduler
 from darkroom.families.base import (
+    TEXT_ENCODERS,
     Conditioning,
     Family,
-    LatentFormat,
     ModuleSpec,
     Predict,
     SampleDefaults,
@@ -20,14 +20,15 @@ from darkroom.families.base import (
     on_meta,
 )
 from darkroom.families.sd3.conditioner import CLIP_SKIP, encode
-from darkroom.families.sd3.config import ENCODERS, LANDMARKS, TITLE, VAE, SD3Config, detect
-from darkroom.families.sd3.keys import NET, RULES
+from darkroom.families.sd3.config import ENCODERS, LANDMARKS, LATENT, TITLE, VAE, SD3Config, detect
+from darkroom.families.sd3.keys import RULES
 from darkroom.families.sd3.model import MMDiT
 from darkroom.nets.te.clip import CLIPTextModel
 from darkroom.nets.te.stack import TextEncoders
 from darkroom.nets.te.t5 import T5EncoderModel
 from darkroom.nets.vae.kl import AutoencoderKL
 from darkroom.sampling.extra_args import ExtraArgs
+from darkroom.weights.dit_names import NET
 from darkroom.weights.index import TensorIndex
 from darkroom.weights.keys import KeyRules
 
@@ -37,7 +38,7 @@ class StableDiffusion3(Family[SD3Config]):
 
     name = "sd3"
     title = TITLE
-    latent = LatentFormat(channels=16, downscale=8, scale=1.5305, shift=0.0609)
+    latent = LATENT
     landmarks = LANDMARKS
     companions = (*ENCODERS, VAE)
     model_args: ClassVar = {"t5_chunks": "T5 reads a long prompt in pieces of 77 tokens (default: false)"}
@@ -63,7 +64,7 @@ class StableDiffusion3(Family[SD3Config]):
             return TextEncoders(**encoders)
 
         return {
-            Module.TE: ModuleSpec("text_encoders.", on_meta(text_encoders), keep_packed=True),
+            Module.TE: ModuleSpec(TEXT_ENCODERS, on_meta(text_encoders), keep_packed=True),
             Module.DIFFUSION: ModuleSpec(NET, on_meta(lambda: MMDiT(config.net))),
             Module.VAE: ModuleSpec(VAE.role.prefix, on_meta(lambda: AutoencoderKL(config.vae))),
         }

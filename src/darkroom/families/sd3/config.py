@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from darkroom.api.errors import CheckpointError
 from darkroom.api.names import Role
-from darkroom.families.companions import Companion, has, read_companion
-from darkroom.families.sd3.keys import NET
+from darkroom.families.companions import Companion, has, read_companion, read_network
+from darkroom.families.latents import LatentFormat, check_channels, read_autoencoder
 from darkroom.families.sd3.model import MMDiTConfig
+from darkroom.families.t5_text import T5XXL, read_t5
 from darkroom.nets.te.clip import CLIPTextConfig
 from darkroom.nets.te.t5 import T5Config
 from darkroom.nets.vae.kl import KLConfig
 from darkroom.tokenizers.base import TextTokenizer
 from darkroom.tokenizers.t5 import T5Tokenizer, load_tokenizer
+from darkroom.weights.dit_names import NET
 from darkroom.weights.index import TensorIndex
 
 logger = logging.getLogger(__name__)
 
 TITLE = "Stable Diffusion 3"
+
+LATENT = LatentFormat(channels=16, downscale=8, scale=1.5305, shift=0.0609)
 
 LANDMARKS = (f"{NET}joint_blocks.0.context_block.attn.qkv.weight", f"{NET}pos_embed")
 
@@ -35,22 +40,13 @@ CLIP_G = Companion(
     ("clip_g.safetensors (Comfy-Org/stable-diffusion-3.5-fp8)",),
     required=False,
 )
-T5XXL = Companion(
-    Role.T5XXL,
-    "the T5-XXL v1.1 text encoder",
-    (
-        "t5xxl_fp16.safetensors (comfyanonymous/flux_text_encoders)",
-        "t5-v1_1-xxl-encoder-Q8_0.gguf (city96/t5-v1_1-xxl-encoder-gguf)",
-    ),
-    required=False,
-)
 VAE = Companion(
     Role.VAE,
     "the 16-channel autoencoder of Stable Diffusion 3",
     ("vae/diffusion_pytorch_model.safetensors (stabilityai/stable-diffusion-3.5-medium)",),
 )
 
-ENCODERS = (CLIP_L, CLIP_G, T5XXL)
+ENCODERS = (CLIP_L, CLIP_G, replace(T5XXL, required=False))
 
 
 @dataclass(frozen=True)
@@ -83,28 +79,18 @@ def detect(index: TensorIndex) -> SD3Config | None:
     """
     if any(name not in index for name in LANDMARKS):
         return None
-    try:
-        net = MMDiTConfig.from_shapes(index.under(NET).shapes())
-    except (KeyError, ValueError) as err:
-        raise CheckpointError(
-            f"model: its diffusion network is not whole or another's ({err}); {TITLE} needs a complete file"
-        ) from err
+    net = read_network(index, NET, TITLE, MMDiTConfig.from_shapes)
+    check_channels(net.in_channels, LATENT, TITLE)
     absent = [encoder.role.flag for encoder in ENCODERS if not has(index, encoder)]
     if len(absent) == len(ENCODERS):
         raise CheckpointError(
             f"{TITLE}: all text encoders are missing; give the files of one or more with "
             f"{', '.join(f'{encoder.role.flag} ({encoder.files[0]})' for encoder in ENCODERS)}"
         )
-    vae = read_companion(
-        index,
-        VAE,
-        TITLE,
-        KLConfig.from_shapes,
-        lambda vae: None if vae.embed_dim == net.in_channels else f"the network takes {net.in_channels}",
-    )
+    vae = read_autoencoder(index, VAE, TITLE, LATENT)
     clip_l = _read_clip_l(index, net) if has(index, CLIP_L) else None
     clip_g = _read_clip_g(index, net, clip_l) if has(index, CLIP_G) else None
-    t5xxl = _read_t5(index, net) if has(index, T5XXL) else None
+    t5xxl = read_t5(index, TITLE, net.context_dim) if has(index, T5XXL) else None
     if absent:
         logger.info("text: without %s, zeros stand for what it would say", " and ".join(absent))
     return SD3Config(net, vae, clip_l, clip_g, t5xxl, t5_tokenizer=load_tokenizer(index.metadata))
@@ -116,7 +102,7 @@ def _read_clip_l(index: TensorIndex, net: MMDiTConfig) -> CLIPTextConfig:
         index,
         CLIP_L,
         TITLE,
-        lambda shapes: CLIPTextConfig.from_shapes(shapes, "quick_gelu"),
+        partial(CLIPTextConfig.from_shapes, activation="quick_gelu"),
         lambda clip: (
             None
             if 2 * clip.hidden_size < net.vector_dim
@@ -136,14 +122,5 @@ def _read_clip_g(index: TensorIndex, net: MMDiTConfig, clip_l: CLIPTextConfig | 
         return f"with its vector of {width}, two encoders do not make the {net.vector_dim} that are needed"
 
     return read_companion(
-        index, CLIP_G, TITLE, lambda shapes: CLIPTextConfig.from_shapes(shapes, "gelu"), problem
+        index, CLIP_G, TITLE, partial(CLIPTextConfig.from_shapes, activation="gelu"), problem
     )
-
-
-def _read_t5(index: TensorIndex, net: MMDiTConfig) -> T5Config:
-    def problem(t5: T5Config) -> str | None:
-        if t5.bias_in_every_block:
-            return "it has a position bias in every block"
-        return None if t5.d_model == net.context_dim else f"the network takes a width of {net.context_dim}"
-
-    return read_companion(index, T5XXL, TITLE, T5Config.from_shapes, problem)

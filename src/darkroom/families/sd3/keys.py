@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 
-from darkroom.api.names import Role
 from darkroom.weights.clip_names import CLIP_G, CLIP_L
-from darkroom.weights.keys import Derived, Join, KeyRules, Recipes, Rename, Rule, SplitRows
-from darkroom.weights.spellings import DIFFUSERS_VAE, VAE
+from darkroom.weights.dit_names import NET, network_places, swapped_halves
+from darkroom.weights.keys import Derived, Join, KeyRules, LeadingAxis, Rename, Rule
+from darkroom.weights.spellings import DIFFUSERS_VAE
 from darkroom.weights.t5_names import T5_NAMES
-
-NET = Role.DIFFUSION_MODEL.prefix
 
 _NET = re.escape(NET)
 _BARE = (
     "joint_blocks|x_embedder|context_embedder|t_embedder|y_embedder|final_layer|pos_embed"
     "|transformer_blocks|time_text_embed|norm_out|proj_out"  # diffusers'
-)
-
-PREFIXES = KeyRules(
-    (
-        Rename(r"^(?:diffusion_model|transformer)\.", NET),
-        Rename(rf"^(?=(?:{_BARE})\b)", NET),
-        Rename(r"^vae\.(?:first_stage_model\.)?", VAE),
-    )
 )
 
 _ENDS = {
@@ -87,37 +76,15 @@ def _diffusers(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Rule, ...]:
             Join(tuple(rf"{_BLOCK}{theirs.format(part)}\.(weight|bias)" for part in "qkv"), rf"\1{ours}\2")
             for theirs, ours in _QKV.items()
         ),
-        *(rule for name in modulations for rule in _swapped_halves(name)),
+        *(rule for name in modulations for rule in swapped_halves(name)),
     )
-
-
-def _swapped_halves(name: str) -> tuple[Rule, ...]:
-    pattern = re.escape(name)
-    return (
-        SplitRows(rf"{pattern}(weight|bias)", (rf"{name}scale.\1", rf"{name}shift.\1")),
-        Join((rf"{pattern}shift\.(weight|bias)", rf"{pattern}scale\.(weight|bias)"), rf"{name}\1"),
-    )
-
-
-@dataclass(frozen=True)
-class _FlatPositions:
-    """GGUF files that drop leading axes of length 1 hold the position embeddings as a matrix."""
-
-    name: str
-
-    def apply(self, recipes: Recipes) -> Recipes:
-        """With the axis where it is missing."""
-        recipe = recipes.get(self.name)
-        if recipe is None or len(recipe.shape) != 2:
-            return recipes
-        return recipes | {self.name: replace(recipe, shape=(1, *recipe.shape))}
 
 
 RULES = (
     CLIP_L
     + CLIP_G
     + T5_NAMES
-    + PREFIXES
-    + KeyRules((Derived(_diffusers), _FlatPositions(f"{NET}pos_embed")))
+    + network_places(_BARE)
+    + KeyRules((Derived(_diffusers), LeadingAxis(rf"{_NET}pos_embed", axes=3)))
     + DIFFUSERS_VAE
 )

@@ -19,7 +19,7 @@ from darkroom.layers.linear import Linear, linear_gelu
 from darkroom.layers.norm import RMSNorm, gated_residual, gated_residual_norm, modulated_layer_norm
 
 # Of Stable Diffusion 3 medium, which has no norms in its attention that would tell.
-HEAD_WIDTH = 64
+HEAD_SIZE = 64
 
 _BLOCK = re.compile(r"joint_blocks\.(\d+)\.")
 _DUAL = re.compile(r"joint_blocks\.(\d+)\.x_block\.attn2\.qkv\.weight")
@@ -60,7 +60,7 @@ class MMDiTConfig:
         return cls(
             hidden_size=hidden_size,
             num_layers=1 + max(int(match[1]) for name in shapes if (match := _BLOCK.match(name))),
-            num_heads=hidden_size // (norm[0] if norm else HEAD_WIDTH),
+            num_heads=hidden_size // (norm[0] if norm else HEAD_SIZE),
             mlp_size=shapes[f"{_FIRST}mlp.fc1.weight"][0],
             in_channels=in_channels,
             out_channels=shapes["final_layer.linear.weight"][0] // patch_size**2,

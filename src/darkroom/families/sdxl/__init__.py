@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from darkroom.api.errors import RequestError
 from darkroom.api.names import Module, PredictionType, SampleMethod, Scheduler
 from darkroom.families.base import (
+    TEXT_ENCODERS,
     Conditioning,
     Family,
     Frame,
-    LatentFormat,
     ModuleSpec,
     Predict,
     SampleDefaults,
@@ -23,7 +23,7 @@ from darkroom.families.base import (
 )
 from darkroom.families.latent_diffusion import INPAINTING, run_unet
 from darkroom.families.sdxl.conditioner import CLIP_SKIP, add_sizes, encode
-from darkroom.families.sdxl.config import CLIP_G, CLIP_L, LANDMARKS, TITLE, VAE, SDXLConfig, detect
+from darkroom.families.sdxl.config import CLIP_G, CLIP_L, LANDMARKS, LATENT, TITLE, VAE, SDXLConfig, detect
 from darkroom.families.sdxl.keys import RULES
 from darkroom.nets.te.clip import CLIPTextModel
 from darkroom.nets.te.stack import TextEncoders
@@ -40,7 +40,7 @@ class StableDiffusionXL(Family[SDXLConfig]):
 
     name = "sdxl"
     title = TITLE
-    latent = LatentFormat(channels=4, downscale=8, scale=0.13025)
+    latent = LATENT
     landmarks = LANDMARKS
     companions = (CLIP_L, CLIP_G, VAE)
     model_args: ClassVar[Mapping[str, str]] = {
@@ -68,7 +68,7 @@ class StableDiffusionXL(Family[SDXLConfig]):
             return TextEncoders(clip_l=CLIPTextModel(config.clip_l), clip_g=CLIPTextModel(config.clip_g))
 
         return {
-            Module.TE: ModuleSpec("text_encoders.", on_meta(text_encoders)),
+            Module.TE: ModuleSpec(TEXT_ENCODERS, on_meta(text_encoders)),
             Module.DIFFUSION: ModuleSpec(UNET, on_meta(lambda: UNetModel(config.unet))),
             Module.VAE: ModuleSpec(VAE.role.prefix, on_meta(lambda: AutoencoderKL(config.vae))),
         }

@@ -7,8 +7,9 @@ from functools import partial
 
 from darkroom.api.errors import CheckpointError
 from darkroom.api.names import PredictionType, Role
-from darkroom.families.companions import Companion, read_companion
-from darkroom.families.latent_diffusion import INPAINTING, TEXT_TO_IMAGE, read_size, unfit_autoencoder
+from darkroom.families.companions import Companion, read_companion, unfit_width
+from darkroom.families.latent_diffusion import INPAINTING, TEXT_TO_IMAGE, read_size
+from darkroom.families.latents import LatentFormat, read_autoencoder
 from darkroom.nets.te.clip import CLIPTextConfig
 from darkroom.nets.unet import UNetConfig
 from darkroom.nets.vae.kl import KLConfig
@@ -16,6 +17,8 @@ from darkroom.weights.index import TensorIndex
 from darkroom.weights.spellings import UNET
 
 TITLE = "SDXL"
+
+LATENT = LatentFormat(channels=4, downscale=8, scale=0.13025)
 
 SIZE_WIDTH = 256
 """Channels that each of the six numbers about the picture's size takes in the UNet's vector."""
@@ -84,7 +87,7 @@ def detect(index: TensorIndex) -> SDXLConfig | None:
     if unet.adm_in_channels is None or not unet.linear_proj or unet.transformer_depth[0]:
         return None
     _check_kind(index, unet)
-    vae = read_companion(index, VAE, TITLE, KLConfig.from_shapes, unfit_autoencoder)
+    vae = read_autoencoder(index, VAE, TITLE, LATENT)
     clip_g = read_companion(
         index,
         CLIP_G,
@@ -124,11 +127,11 @@ def _check_kind(index: TensorIndex, unet: UNetConfig) -> None:
 def _unfit_clip_g(clip: CLIPTextConfig, pooled: int) -> str | None:
     if clip.projection_dim is None:
         return "it has no text_projection"
-    return None if clip.projection_dim == pooled else f"pooled width {clip.projection_dim}, not {pooled}"
+    return unfit_width("a vector", clip.projection_dim, pooled)
 
 
 def _unfit_clip_l(clip: CLIPTextConfig, width: int) -> str | None:
-    return None if clip.hidden_size == width else f"width {clip.hidden_size}, not {width}"
+    return unfit_width("text", clip.hidden_size, width)
 
 
 def _prediction(index: TensorIndex) -> PredictionType:

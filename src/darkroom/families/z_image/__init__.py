@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from darkroom.api.names import Module, PredictionType, SampleMethod, Scheduler
 from darkroom.families.base import (
+    TEXT_ENCODERS,
     Conditioning,
     Family,
     ModuleSpec,
@@ -16,13 +17,16 @@ from darkroom.families.base import (
     TextPrompt,
     on_meta,
 )
+from darkroom.families.latents import FLUX_LATENT
 from darkroom.families.z_image.conditioner import encode
-from darkroom.families.z_image.config import LANDMARKS, LATENT, LLM, TITLE, VAE, ZImageConfig, detect
-from darkroom.families.z_image.keys import NET, RULES
-from darkroom.families.z_image.model import PATCH, ZImageTransformer
+from darkroom.families.z_image.config import LANDMARKS, LLM, TITLE, VAE, ZImageConfig, detect
+from darkroom.families.z_image.keys import RULES
+from darkroom.families.z_image.model import ZImageTransformer
+from darkroom.nets.patches import PATCH
 from darkroom.nets.te.qwen import QwenTextModel
 from darkroom.nets.te.stack import TextEncoders
 from darkroom.nets.vae.kl import AutoencoderKL
+from darkroom.weights.dit_names import NET
 from darkroom.weights.index import TensorIndex
 from darkroom.weights.keys import KeyRules
 
@@ -32,7 +36,7 @@ class ZImage(Family[ZImageConfig]):
 
     name = "z_image"
     title = TITLE
-    latent = LATENT
+    latent = FLUX_LATENT
     landmarks = LANDMARKS
     companions = (LLM, VAE)
 
@@ -45,11 +49,11 @@ class ZImage(Family[ZImageConfig]):
     def modules(self, config: ZImageConfig) -> Mapping[Module, ModuleSpec]:  # noqa: D102
         return {
             Module.TE: ModuleSpec(
-                "text_encoders.",
+                TEXT_ENCODERS,
                 on_meta(lambda: TextEncoders(llm=QwenTextModel(config.llm))),
                 keep_packed=True,
             ),
-            Module.DIFFUSION: ModuleSpec(NET, on_meta(lambda: ZImageTransformer(config.transformer))),
+            Module.DIFFUSION: ModuleSpec(NET, on_meta(lambda: ZImageTransformer(config.net))),
             Module.VAE: ModuleSpec(VAE.role.prefix, on_meta(lambda: AutoencoderKL(config.vae))),
         }
 

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 from darkroom.api.errors import CheckpointError
 from darkroom.api.names import Role
-from darkroom.families.base import LatentFormat
-from darkroom.families.companions import Companion, read_companion
-from darkroom.families.z_image.keys import NET
+from darkroom.families.companions import Companion, read_companion, read_network, unfit_width
+from darkroom.families.latents import FLUX_LATENT, check_channels, read_autoencoder
 from darkroom.families.z_image.model import ZImageTransformerConfig
 from darkroom.nets.te.qwen import QwenConfig
 from darkroom.nets.vae.kl import KLConfig
 from darkroom.tokenizers.base import TextTokenizer
 from darkroom.tokenizers.qwen import QwenTokenizer, load_tokenizer
+from darkroom.weights.dit_names import NET
 from darkroom.weights.index import TensorIndex
 
 TITLE = "Z-Image"
-
-LATENT = LatentFormat(channels=16, downscale=8, scale=0.3611, shift=0.1159)
-"""Flux.1's autoencoder."""
 
 LANDMARKS = tuple(
     NET + name
@@ -51,7 +49,7 @@ VAE = Companion(Role.VAE, "Flux.1's autoencoder", ("ae.safetensors (Comfy-Org/z_
 class ZImageConfig:
     """The architecture of all three networks. tokenizer: the text encoder's own, or Qwen's."""
 
-    transformer: ZImageTransformerConfig
+    net: ZImageTransformerConfig
     llm: QwenConfig
     vae: KLConfig
     tokenizer: TextTokenizer = field(default_factory=QwenTokenizer)
@@ -69,30 +67,15 @@ def detect(index: TensorIndex) -> ZImageConfig | None:
         raise CheckpointError(
             "model: this is Z-Image-Omni, which looks at pictures; Z-Image and Z-Image-Turbo are supported"
         )
-    try:
-        transformer = ZImageTransformerConfig.from_shapes(index.under(NET).shapes())
-    except KeyError as err:
-        raise CheckpointError(
-            f"model: its diffusion network lacks {NET}{err.args[0]}; a complete file of {TITLE} is needed"
-        ) from err
-    if transformer.channels != LATENT.channels:
-        raise CheckpointError(
-            f"model: built like Z-Image, but for latents with {transformer.channels} channels; "
-            f"Z-Image's have {LATENT.channels}"
-        )
-    width = transformer.context_width
-    llm = read_companion(index, LLM, TITLE, QwenConfig.from_shapes, lambda llm: _unfit_llm(llm, width))
-    vae = read_companion(index, VAE, TITLE, KLConfig.from_shapes, _unfit_vae)
-    return ZImageConfig(transformer, llm, vae, load_tokenizer(index.metadata))
+    net = read_network(index, NET, TITLE, ZImageTransformerConfig.from_shapes)
+    check_channels(net.channels, FLUX_LATENT, TITLE)
+    unfit = partial(_unfit_llm, width=net.context_dim)
+    llm = read_companion(index, LLM, TITLE, QwenConfig.from_shapes, unfit)
+    vae = read_autoencoder(index, VAE, TITLE, FLUX_LATENT)
+    return ZImageConfig(net, llm, vae, load_tokenizer(index.metadata))
 
 
 def _unfit_llm(llm: QwenConfig, width: int) -> str | None:
     if llm.has_bias or not llm.has_qk_norm:
         return "its attention is not Qwen3's"
-    return None if llm.hidden_size == width else f"it gives text of width {llm.hidden_size}, not {width}"
-
-
-def _unfit_vae(vae: KLConfig) -> str | None:
-    if vae.embed_dim != LATENT.channels:
-        return f"its latents have {vae.embed_dim} channels, not {LATENT.channels}"
-    return None if vae.downscale == LATENT.downscale else f"its latents are {vae.downscale} times smaller"
+    return unfit_width("text", llm.hidden_size, width)

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import re
 
-from darkroom.api.names import Role
+from darkroom.weights.dit_names import NET, network_places
 from darkroom.weights.keys import Drop, Join, KeyRules, LeadingAxis, Rename
 from darkroom.weights.llm_names import LLM_NAMES
-from darkroom.weights.spellings import DIFFUSERS_VAE, VAE
-
-NET = Role.DIFFUSION_MODEL.prefix
+from darkroom.weights.spellings import DIFFUSERS_VAE
 
 _NET = re.escape(NET)
 _BARE = (
@@ -22,15 +20,7 @@ _BARE = (
 )
 _ATTENTION = rf"^({_NET}(?:\w+_refiner|layers)\.\d+\.attention\.)"
 
-PREFIXES = KeyRules(
-    (
-        Rename(r"^(?:diffusion_model|transformer)\.", NET),
-        Rename(rf"^(?=(?:{_BARE})\b)", NET),
-        Rename(r"^vae\.(?:first_stage_model\.)?", VAE),
-    )
-)
-
-DIFFUSERS = KeyRules(
+_DIFFUSERS = KeyRules(
     (
         Rename(rf"^{_NET}all_(x_embedder|final_layer)\.2-1\.", rf"{NET}\1."),
         Join(tuple(rf"{_ATTENTION}to_{part}\.(weight|bias)" for part in "qkv"), r"\1qkv.\2"),
@@ -41,12 +31,12 @@ DIFFUSERS = KeyRules(
 
 RULES = (
     LLM_NAMES
-    + PREFIXES
-    + DIFFUSERS
+    + network_places(_BARE)
+    + _DIFFUSERS
     + KeyRules(
         (
-            # Of Lumina 2, whose code the first files were made with, and ComfyUI's mark.
-            Drop(rf"^{_NET}(?:norm_final\.weight|scaled_fp8)$"),
+            # Of Lumina 2, whose code the first files were made with.
+            Drop(rf"^{_NET}norm_final\.weight$"),
             LeadingAxis(rf"{_NET}(?:x|cap)_pad_token", axes=2),
         )
     )

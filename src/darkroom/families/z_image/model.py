@@ -24,8 +24,7 @@ from darkroom.layers.norm import (
     normed_residual_norm,
 )
 from darkroom.layers.rope import rope_table
-
-PATCH = 2
+from darkroom.nets.patches import PATCH
 
 TOKENS_MULTIPLE = 32
 """Image and text are each filled up to a multiple of it, with tokens that the network has learned."""
@@ -43,29 +42,29 @@ Shapes = Mapping[str, tuple[int, ...]]
 class ZImageTransformerConfig:
     """The architecture.
 
-    channels: of the latent. context_width: of the text's tokens. hidden: of the feed-forward layers.
+    channels: of the latent. context_dim: of the text's tokens. mlp_size: of the feed-forward layers.
     time_hidden, time_width: of the timestep's embedding.
     """
 
     channels: int = 16
-    context_width: int = 2560
+    context_dim: int = 2560
     num_layers: int = 30
     num_refiners: int = 2
     num_heads: int = 30
-    head_width: int = 128
-    hidden: int = 10240
+    head_size: int = 128
+    mlp_size: int = 10240
     time_hidden: int = 1024
     time_width: int = 256
 
     @property
-    def width(self) -> int:
+    def hidden_size(self) -> int:
         """Of the tokens in the blocks."""
-        return self.num_heads * self.head_width
+        return self.num_heads * self.head_size
 
     @property
-    def rope_widths(self) -> tuple[int, int, int]:
+    def axes(self) -> tuple[int, int, int]:
         """Channels of a head that turn with a token's place in the text, its row, its column: 32, 48, 48."""
-        pairs = self.head_width // 2
+        pairs = self.head_size // 2
         text = max(1, pairs // 4)
         text += (pairs - text) % 2
         return 2 * text, pairs - text, pairs - text
@@ -77,16 +76,16 @@ class ZImageTransformerConfig:
         Raises KeyError where a tensor that defines the architecture is missing.
         """
         width, patch_width = shapes["x_embedder.weight"]
-        head_width = shapes["layers.0.attention.q_norm.weight"][0]
+        head_size = shapes["layers.0.attention.q_norm.weight"][0]
         time_width, time_hidden = shapes["t_embedder.mlp.2.weight"]
         return cls(
             channels=patch_width // PATCH**2,
-            context_width=shapes["cap_embedder.1.weight"][1],
+            context_dim=shapes["cap_embedder.1.weight"][1],
             num_layers=_count(shapes, "layers"),
             num_refiners=_count(shapes, "noise_refiner"),
-            num_heads=width // head_width,
-            head_width=head_width,
-            hidden=shapes["layers.0.feed_forward.w1.weight"][0],
+            num_heads=width // head_size,
+            head_size=head_size,
+            mlp_size=shapes["layers.0.feed_forward.w1.weight"][0],
             time_hidden=time_hidden,
             time_width=time_width,
         )
@@ -132,12 +131,12 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, config: ZImageTransformerConfig) -> None:
         super().__init__()
-        self.attention = Attention(config.width, config.num_heads)
-        self.feed_forward = FeedForward(config.width, config.hidden)
-        self.attention_norm1 = RMSNorm(config.width, EPS)
-        self.attention_norm2 = RMSNorm(config.width, EPS)
-        self.ffn_norm1 = RMSNorm(config.width, EPS)
-        self.ffn_norm2 = RMSNorm(config.width, EPS)
+        self.attention = Attention(config.hidden_size, config.num_heads)
+        self.feed_forward = FeedForward(config.hidden_size, config.mlp_size)
+        self.attention_norm1 = RMSNorm(config.hidden_size, EPS)
+        self.attention_norm2 = RMSNorm(config.hidden_size, EPS)
+        self.ffn_norm1 = RMSNorm(config.hidden_size, EPS)
+        self.ffn_norm2 = RMSNorm(config.hidden_size, EPS)
 
 
 class ContextBlock(TransformerBlock):
@@ -154,7 +153,7 @@ class ModulatedBlock(TransformerBlock):
 
     def __init__(self, config: ZImageTransformerConfig) -> None:
         super().__init__(config)
-        self.adaLN_modulation = nn.ModuleList((Linear(config.time_width, 4 * config.width),))
+        self.adaLN_modulation = nn.ModuleList((Linear(config.time_width, 4 * config.hidden_size),))
 
     def forward(self, x: Tensor, rope: Tensor, emb: Tensor) -> Tensor:  # noqa: D102
         scale_attn, gate_attn, scale_mlp, gate_mlp = self.adaLN_modulation[0](emb).chunk(4, dim=-1)
@@ -191,9 +190,9 @@ class FinalLayer(nn.Module):
 
     def __init__(self, config: ZImageTransformerConfig) -> None:
         super().__init__()
-        self.linear = Linear(config.width, config.channels * PATCH**2)
+        self.linear = Linear(config.hidden_size, config.channels * PATCH**2)
         # Index 0 is the SiLU.
-        self.adaLN_modulation = nn.ModuleList((nn.Identity(), Linear(config.time_width, config.width)))
+        self.adaLN_modulation = nn.ModuleList((nn.Identity(), Linear(config.time_width, config.hidden_size)))
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:  # noqa: D102
         scale = self.adaLN_modulation[1](F.silu(emb))
@@ -207,13 +206,13 @@ class ZImageTransformer(nn.Module):
     def __init__(self, config: ZImageTransformerConfig) -> None:
         super().__init__()
         self.config = config
-        self.x_embedder = Linear(config.channels * PATCH**2, config.width)
+        self.x_embedder = Linear(config.channels * PATCH**2, config.hidden_size)
         self.cap_embedder = nn.Sequential(
-            RMSNorm(config.context_width, EPS), Linear(config.context_width, config.width)
+            RMSNorm(config.context_dim, EPS), Linear(config.context_dim, config.hidden_size)
         )
         self.t_embedder = TimestepEmbedder(config)
-        self.x_pad_token = nn.Parameter(torch.zeros(1, config.width))
-        self.cap_pad_token = nn.Parameter(torch.zeros(1, config.width))
+        self.x_pad_token = nn.Parameter(torch.zeros(1, config.hidden_size))
+        self.cap_pad_token = nn.Parameter(torch.zeros(1, config.hidden_size))
         self.noise_refiner = nn.ModuleList(ModulatedBlock(config) for _ in range(config.num_refiners))
         self.context_refiner = nn.ModuleList(ContextBlock(config) for _ in range(config.num_refiners))
         self.layers = nn.ModuleList(ModulatedBlock(config) for _ in range(config.num_layers))
@@ -229,7 +228,7 @@ class ZImageTransformer(nn.Module):
         """
         height, width = x.shape[2] // PATCH, x.shape[3] // PATCH
         positions = token_positions(context.shape[1], height, width, x.device)
-        rope = rope_table(positions, self.config.rope_widths, THETA)
+        rope = rope_table(positions, self.config.axes, THETA)
         image_rope, text_rope = rope.tensor_split([len(rope) - context.shape[1]])
         # The authors count time from noise to picture, and so their flow points the other way.
         emb = self.t_embedder(1000 - t, x.dtype)[:, None]
