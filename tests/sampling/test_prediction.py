@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 
+from darkroom.api.errors import RequestError
 from darkroom.api.names import PredictionType
 from darkroom.sampling.prediction import (
     Prediction,
@@ -167,3 +168,15 @@ def test_zero_terminal_table_is_diffusers() -> None:
     ours = torch.from_numpy(zero_terminal_alphas())
     torch.testing.assert_close(ours[:-1].float(), theirs[:-1], rtol=1e-3, atol=1e-6)
     assert ours[-1] == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "shift"), [("sd3_flow", 0.0), ("sd3_flow", 1e30), ("flux_flow", 50.0), ("flux_flow", 1000.0)]
+)
+def test_a_shift_that_leaves_one_level_is_refused(kind: str, shift: float) -> None:
+    with pytest.raises(RequestError, match=r"--flow-shift: \S+ leaves this model no noise levels"):
+        make_prediction(PredictionType(kind), shift=shift)
+
+
+def test_flux_without_a_shift_is_fine() -> None:
+    assert make_prediction(PredictionType.FLUX_FLOW, shift=0.0).t_to_sigma(499) == pytest.approx(0.5)

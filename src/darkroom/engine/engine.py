@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -21,7 +21,6 @@ from darkroom.core.infotext import PictureParameters, write_infotext
 from darkroom.engine.cache import PromptCache, key_of
 from darkroom.engine.model import Model, open_model
 from darkroom.engine.pipeline import (
-    Schedule,
     Start,
     decode,
     empty_start,
@@ -59,6 +58,10 @@ def _ignore(progress: Progress) -> None:
 def _never() -> bool:
     """A request that nobody cancels."""
     return False
+
+
+class _NotLoaded(Exception):
+    """The network is asked what it predicts before it is there."""
 
 
 class Engine:
@@ -121,16 +124,22 @@ class Engine:
     def plan(self, request: GenerationRequest) -> Plan:
         """What `request` means for this model, checked before any weight moves.
 
-        Raises RequestError, also for a size whose memory the devices do not have.
+        Raises RequestError, also for a size whose memory the devices do not have, for reference images that
+        the model cannot look at, and for options that leave no noise levels.
         """
         family = self.model.family
 
         def reference_size(width: int, height: int) -> tuple[int, int]:
             return family.reference_size(width, height, Frame(request.width or 0, request.height or 0))
 
-        return make_plan(
+        plan = make_plan(
             request, self.defaults, self._check_size, reference_size if family.takes_references else None
         )
+        if plan.references:
+            family.check_references(self.model.architecture, is_seen=bool(_seen_by_encoder(plan)))
+        prediction = self._make_prediction(plan.flow_shift)
+        plan = _obeyed(plan, request, prediction)
+        return replace(plan, schedule=make_schedule(plan, prediction, family, self.defaults))
 
     def generate(
         self,
@@ -150,9 +159,9 @@ class Engine:
             start = self._start(plan, report)
             cond = self._framed(cond, plan, start)
             uncond = uncond and self._framed(uncond, plan, start)
-            latents, schedule = self._sample(plan, cond, uncond, start, report)
+            latents = self._sample(plan, cond, uncond, start, report)
             images = self._decode(latents, report)
-        infotexts = tuple(self._infotext(plan, schedule, seed) for seed in plan.seeds)
+        infotexts = tuple(self._infotext(plan, seed) for seed in plan.seeds)
         return GenerationResult(images, plan.seeds, infotexts, report.timings)
 
     def close(self) -> None:
@@ -215,9 +224,9 @@ class Engine:
 
     def _encode_text(self, plan: Plan, report: Report) -> tuple[Conditioning, Conditioning | None]:
         """Prompt and, where guidance wants it, negative prompt; from memory or through the text encoder."""
-        images = plan.references if plan.reference_args.switch("pass_to_vlm", True) else ()
+        images = _seen_by_encoder(plan)
         prompts = [
-            TextPrompt(text, plan.clip_skip, self.embeddings, images, negative)
+            TextPrompt(text, plan.clip_skip or 1, self.embeddings, images, negative)
             for text, negative in ((plan.prompt, False), (plan.negative_prompt, True))
             if not negative or plan.guidance.wants_uncond
         ]
@@ -247,12 +256,11 @@ class Engine:
     def _framed(self, cond: Conditioning, plan: Plan, start: Start) -> Conditioning:
         """A prompt's conditioning with what this request adds: size, guidance, mask and reference images."""
         kind = self.components[Module.DIFFUSION].dtype
-        modes = {"fixed": False, "increase": True}
         cond = replace(
             cond,
             concat=None if start.concat is None else start.concat.to(kind),
             references=tuple(reference.to(kind) for reference in start.references),
-            increase_reference_index=modes.get(plan.reference_args.text("ref_index_mode")),
+            increase_reference_index=plan.increase_reference_index,
         )
         frame = Frame(plan.width, plan.height, plan.distilled_guidance)
         return self.model.family.frame(cond, frame, self.model.architecture)
@@ -271,10 +279,12 @@ class Engine:
 
     def _sample(
         self, plan: Plan, cond: Conditioning, uncond: Conditioning | None, start: Start, report: Report
-    ) -> tuple[list[Tensor], Schedule]:
+    ) -> list[Tensor]:
         """The latent of each image, one image after the other, each from its own seed."""
         family = self.model.family
         component = self.components[Module.DIFFUSION]
+        assert plan.schedule is not None, "this engine planned it"
+        sigmas = plan.schedule.sigmas
         latents = []
         with self._resident(Module.DIFFUSION, report) as net:
 
@@ -282,41 +292,48 @@ class Engine:
                 # Of one layout: samplers hand on the network's own, and each would be recorded by itself.
                 return family.predict(net, x.to(component.dtype).contiguous(), t, c)
 
-            prediction = self._make_prediction(predict, plan.flow_shift)
-            schedule = make_schedule(plan, prediction, family, self.defaults)
+            prediction = self._make_prediction(plan.flow_shift, predict)
+            logger.debug("prediction: %s", self._prediction)
             for image, seed in enumerate(plan.seeds, 1):
                 noise = NoiseSource([seed], self.config.rng, self.config.sampler_rng)
-                steps = len(schedule.sigmas) - 1
                 wait = component.runtime.marker()
-                with report.phase(Phase.SAMPLE, steps, image) as advance:
-                    for step in sample(
-                        predict, plan, prediction, schedule.sigmas, start, cond, uncond, noise
-                    ):
+                with report.phase(Phase.SAMPLE, len(sigmas) - 1, image) as advance:
+                    for step in sample(predict, plan, prediction, sigmas, start, cond, uncond, noise):
                         wait()  # asking runs at most one step ahead of the device, or nobody could cancel
                         wait = component.runtime.marker()
                         advance(step.index)
                 latents.append(step.x)
-        return latents, schedule
+        return latents
 
-    def _make_prediction(self, predict: PredictBatch[Conditioning], shift: float | None) -> Prediction:
-        """What the network's output means: as configured, else as the family finds out, once."""
+    def _make_prediction(
+        self, shift: float | None, predict: PredictBatch[Conditioning] | None = None
+    ) -> Prediction:
+        """What the network's output means: as configured, else as the family finds out, once.
+
+        predict: the loaded network. Without it, what must be tried is taken for eps; v has the same levels.
+        """
         if self._prediction is None:
             component = self.components[Module.DIFFUSION]
 
             def probe() -> Predict:
+                if predict is None:
+                    raise _NotLoaded
+
                 def run(x: Tensor, t: Tensor, context: Tensor) -> Tensor:
                     cond = self._to_diffusion(Conditioning(context))
                     return predict(component.runtime.take(x), component.runtime.take(t), cond).float().cpu()
 
                 return run
 
-            self._prediction = self.config.prediction or self.model.family.prediction(
-                self.model.architecture, probe
-            )
-            logger.debug("prediction: %s", self._prediction)
+            with suppress(_NotLoaded):
+                self._prediction = self.config.prediction or self.model.family.prediction(
+                    self.model.architecture, probe
+                )
         alphas = self.model.alphas_cumprod
         return make_prediction(
-            self._prediction, alphas_cumprod=None if alphas is None else alphas.tolist(), shift=shift
+            self._prediction or PredictionType.EPS,
+            alphas_cumprod=None if alphas is None else alphas.tolist(),
+            shift=shift,
         )
 
     def _decode(self, latents: list[Tensor], report: Report) -> tuple[Image, ...]:
@@ -328,8 +345,9 @@ class Engine:
                     advance(1)
         return tuple(images)
 
-    def _infotext(self, plan: Plan, schedule: Schedule, seed: int) -> str:
+    def _infotext(self, plan: Plan, seed: int) -> str:
         config = self.config
+        assert plan.schedule is not None, "this engine planned it"
         return write_infotext(
             PictureParameters(
                 prompt=plan.prompt,
@@ -346,10 +364,27 @@ class Engine:
                 rng=config.rng,
                 sampler_rng=config.sampler_rng,
                 sampler=plan.method,
-                scheduler=schedule.scheduler,
+                scheduler=plan.schedule.scheduler,
                 sigmas=plan.sigmas,
                 vae=config.vae.name if config.vae else None,
                 clip_skip=plan.clip_skip,
                 denoising_strength=None if plan.init_image is None else plan.strength,
             )
         )
+
+
+def _seen_by_encoder(plan: Plan) -> tuple[Image, ...]:
+    """The reference images that the text encoder looks at."""
+    return plan.references if plan.reference_args.switch("pass_to_vlm", True) else ()
+
+
+def _obeyed(plan: Plan, request: GenerationRequest, prediction: Prediction) -> Plan:
+    """The plan without what this model does not do; each is warned about."""
+    if request.flow_shift is not None and not prediction.is_flow:
+        logger.warning("--flow-shift: this is no flow model; it changes nothing")
+    if plan.timestep_shift and prediction.is_flow:
+        logger.warning("--timestep-shift: made for NitroFusion, of SDXL; it is ignored for a flow model")
+        plan = replace(plan, timestep_shift=0)
+    if plan.negative_prompt and not plan.guidance.wants_uncond:
+        logger.warning("--negative-prompt: without guidance it changes nothing; --cfg-scale above 1 guides")
+    return plan

@@ -104,7 +104,7 @@ def make_schedule(
 ) -> Schedule:
     """The schedule of the whole request; image-to-image runs only the end of it.
 
-    Raises RequestError as `get_sigmas` and `custom_sigmas` do, and for levels above a flow model's pure noise.
+    Raises RequestError as `get_sigmas` and `custom_sigmas` do, and for levels past pure noise.
     """
     scheduler = plan.scheduler or default_scheduler(plan.method, prediction, defaults.scheduler)
     token = family.latent.downscale * defaults.patch  # pixels on a side

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from PIL.Image import Image
+from torch import Tensor
 
 from darkroom.api.errors import RequestError
 from darkroom.api.names import SampleMethod, Scheduler
@@ -24,21 +25,34 @@ logger = logging.getLogger(__name__)
 
 LARGEST_SEED = 2**63 - 1
 
+REF_INDEX_MODES = {"fixed": False, "increase": True}
+"""Whether reference images are numbered, by what ref_index_mode says."""
+
 REFERENCE_ARGS = ("pass_to_vlm", "pass_to_dit", "ref_index_mode", "resize_before_vae")
 """What --ref-image-args knows: whether text encoder and network see the images, how the network counts them
 (fixed or increase), and whether they are brought to the family's size first."""
 
 
 @dataclass(frozen=True)
+class Schedule:
+    """The noise levels of a trajectory (steps + 1,) on the CPU, and the scheduler that stands for them."""
+
+    sigmas: Tensor
+    scheduler: Scheduler
+
+
+@dataclass(frozen=True)
 class Plan:
-    """What will be drawn. Only the schedule may still be open, since it can depend on the loaded network.
+    """What will be drawn.
 
     seeds: one for each image. scheduler: None leaves the choice to sampler and prediction.
     sigmas: noise levels given by hand, or None for the schedule's.
+    clip_skip: None for models without layers to skip.
     norm_patch: see Guidance. distilled_guidance: what a distilled network is told, or None.
     flow_shift: of the noise levels of flow models, or None for the prediction's own.
     init_image, mask: cut to width x height; the mask is white where the picture is drawn anew.
-    references: reference images at their own size.
+    references: reference images at their own size. increase_reference_index: see Conditioning.
+    schedule: of the whole request; None until a model is at hand.
     """
 
     prompt: str
@@ -57,13 +71,15 @@ class Plan:
     timestep_shift: int
     extra_sample_args: str
     extra: ExtraArgs
-    clip_skip: int
+    clip_skip: int | None
     seeds: tuple[int, ...]
     strength: float
     init_image: Image | None
     mask: Image | None
     references: tuple[Image, ...]
     reference_args: ExtraArgs
+    increase_reference_index: bool | None
+    schedule: Schedule | None = None
 
     @cached_property
     def guidance(self) -> Guidance:
@@ -124,18 +140,19 @@ def make_plan(
         flow_shift=defaults.flow_shift if request.flow_shift is None else request.flow_shift,
         eta=default_eta(method) if request.eta is None else request.eta,
         method=method,
-        scheduler=request.scheduler,
+        scheduler=_scheduler(request, defaults),
         sigmas=request.sigmas,
         timestep_shift=request.timestep_shift,
         extra_sample_args=request.extra_sample_args,
         extra=parse_extra_args(request.extra_sample_args),
-        clip_skip=request.clip_skip if request.clip_skip and request.clip_skip > 0 else defaults.clip_skip,
+        clip_skip=_clip_skip(request, defaults),
         seeds=tuple(seed + i for i in range(request.batch_count)),
         strength=request.strength,
         init_image=None if init_image is None else fit(init_image, width, height),
         mask=None if mask is None else fit(mask, width, height),
         references=references,
         reference_args=args,
+        increase_reference_index=args.choice("ref_index_mode", REF_INDEX_MODES),
     )
 
 
@@ -144,6 +161,28 @@ def _distilled_guidance(request: GenerationRequest, defaults: SampleDefaults) ->
         logger.warning("--guidance: this model was not distilled with guidance; --cfg-scale guides it")
         return None
     return defaults.guidance if request.guidance is None else request.guidance
+
+
+def _clip_skip(request: GenerationRequest, defaults: SampleDefaults) -> int | None:
+    if request.clip_skip is None or request.clip_skip < 1:
+        return defaults.clip_skip
+    if defaults.clip_skip is None:
+        logger.warning("--clip-skip: this model takes no hidden states of a CLIP; it changes nothing")
+        return None
+    return request.clip_skip
+
+
+def _scheduler(request: GenerationRequest, defaults: SampleDefaults) -> Scheduler | None:
+    """The `flux` schedule follows the picture's size; who asks for a shift asks for one that obeys it."""
+    if request.flow_shift is None or request.sigmas is not None:
+        return request.scheduler
+    if (request.scheduler or defaults.scheduler) is not Scheduler.FLUX:
+        return request.scheduler
+    if request.scheduler is Scheduler.FLUX:
+        logger.warning("--flow-shift: the flux schedule follows the picture's size; discrete obeys a shift")
+        return Scheduler.FLUX
+    logger.info("--flow-shift: the discrete schedule is used, for flux follows the picture's size")
+    return Scheduler.DISCRETE
 
 
 def _size(request: GenerationRequest, defaults: SampleDefaults, fallback: tuple[int, int]) -> tuple[int, int]:

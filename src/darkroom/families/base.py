@@ -199,7 +199,7 @@ class Family(ABC, Generic[C]):
         multiple = self.latent.downscale * 2
         return max(1, width // multiple) * multiple, max(1, height // multiple) * multiple
 
-    def check_references(self, config: C, *, is_seen: bool) -> None:  # noqa: B027
+    def check_references(self, config: C, *, is_seen: bool) -> None:
         """Raises RequestError for reference images that this model cannot look at.
 
         is_seen: whether they are shown to the text encoder.

@@ -60,6 +60,10 @@ class ExtraArgs:
         """A truth value: 1/0, true/false, yes/no or on/off in any case."""
         return self._get(key, default, lambda text: _SWITCHES[text.lower()], lambda _: True)
 
+    def choice(self, key: str, choices: Mapping[str, T]) -> T | None:
+        """What the value stands for, in any case; None where it is not given."""
+        return self._get(key, None, lambda text: choices[text.lower()], lambda _: True)
+
     def _get(self, key: str, default: T, parse: Callable[[str], T], valid: Callable[[T], bool]) -> T:
         text = self.values.get(key)
         if text is None:
@@ -73,7 +77,8 @@ class ExtraArgs:
                 return value
         if key not in self._refused:
             self._refused.add(key)
-            logger.warning("%s: ignoring '%s=%s'; %s is used", self.flag, key, text, default)
+            used = "the model's own way" if default is None else default
+            logger.warning("%s: ignoring '%s=%s'; %s is used", self.flag, key, text, used)
         return default
 
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
+from darkroom.api.errors import RequestError
 from darkroom.api.names import PredictionType
 
 logger = logging.getLogger(__name__)
@@ -149,9 +150,16 @@ class Sd3Flow(Prediction):
     is_flow = True
 
     def __init__(self, shift: float = 3.0) -> None:
+        """Raises RequestError for a shift so small or so large that all levels are one."""
         self.shift = shift
-        self.sigma_min = self.t_to_sigma(0)
-        self.sigma_max = self.t_to_sigma(TRAIN_STEPS - 1)
+        try:
+            self.sigma_min, self.sigma_max = self.t_to_sigma(0), self.t_to_sigma(TRAIN_STEPS - 1)
+        except ArithmeticError:
+            self.sigma_min = self.sigma_max = 0.0
+        if not 0 < self.sigma_min < self.sigma_max:
+            raise RequestError(
+                f"--flow-shift: {shift:g} leaves this model no noise levels to visit; 1 to 6 are usual"
+            )
 
     def t_to_sigma(self, t: float) -> float:
         """alpha s / (1 + (alpha - 1) s) with s = (t + 1) / 1000."""
