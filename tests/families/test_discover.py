@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -92,6 +94,18 @@ def test_diffusers_folders_have_one_answer(unet: UNetConfig, name: str) -> None:
     config = answers(diffusers_folder(unet))
     assert list(config) == [name]
     assert (config[name].unet, config[name].vae) == (unet, KL)
+
+
+def test_stable_diffusion_2_is_known_with_convolutions_for_projections() -> None:
+    """So did stable-diffusion.cpp write GGUF files before 2025; the text is OpenCLIP's all the same."""
+    unet = UNetConfig(model_channels=64, context_dim=1024, linear_proj=True)
+    files = native(unet)
+    wide = TensorIndex(
+        replace(info, shape=(*info.shape, 1, 1)) if re.search(r"\.1\.proj_(in|out)\.weight$", name) else info
+        for name, info in files.items()
+    )
+    assert wide.shapes() != files.shapes()
+    assert {name: config.unet for name, config in answers(wide).items()} == {"sd2": unet}
 
 
 @KINDS

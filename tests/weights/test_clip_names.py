@@ -173,6 +173,17 @@ def test_stable_diffusion_cpp_converts_the_projection_unturned() -> None:
     assert torch.equal(native["text_encoders.clip_g.text_projection.weight"], matrix.mT)
 
 
+@pytest.mark.parametrize("matrix", ["text_projection", "model.text_projection"])
+@pytest.mark.parametrize("layer", ["text_projection.weight", "transformer.text_projection.weight"])
+def test_of_two_projections_the_layer_is_taken(matrix: str, layer: str) -> None:
+    """SDXL files that ComfyUI saved before and after it called the projection a layer, merged."""
+    place = "conditioner.embedders.0."
+    state = {place + matrix: torch.zeros(3, 3), place + layer: torch.ones(3, 3)}
+    native = renamed(state, CLIP_L)
+    assert list(native) == ["text_encoders.clip_l.text_projection.weight"]
+    assert native["text_encoders.clip_l.text_projection.weight"].all()
+
+
 def test_bare_names_get_their_text_model() -> None:
     names = ["embeddings.token_embedding.weight", "encoder.layers.0.mlp.fc1.bias", "final_layer_norm.weight"]
     state = {f"cond_stage_model.transformer.{name}": torch.zeros(1) for name in names}

@@ -17,6 +17,7 @@ from darkroom.weights.keys import (
     Rule,
     SplitRows,
     ToConv,
+    ToLinear,
     Transpose,
 )
 
@@ -134,6 +135,16 @@ def test_a_matrix_becomes_a_1x1_convolution_and_is_renamed() -> None:
 
 def test_a_3x3_convolution_is_left_as_it_is() -> None:
     assert made(ToConv("w"), "w", torch.zeros(2, 3, 3, 3))["w"].shape == (2, 3, 3, 3)
+
+
+def test_a_1x1_convolution_becomes_a_matrix() -> None:
+    conv = torch.arange(6.0).view(2, 3, 1, 1)
+    matrix = made(ToLinear("w"), "w", conv)["w"]
+    assert isinstance(matrix, Tensor)
+    assert torch.equal(matrix, conv[:, :, 0, 0])
+    assert made(ToLinear("w"), "w", matrix)["w"].shape == (2, 3)
+    assert made(ToLinear("w"), "w", torch.zeros(2, 3, 3, 3))["w"].shape == (2, 3, 3, 3)
+    assert made(ToLinear("w"), "v", conv)["v"].shape == (2, 3, 1, 1)
 
 
 def test_a_leading_axis_is_given_back_where_it_is_missing() -> None:

@@ -40,10 +40,15 @@ TEXT_ENCODER = Companion(
     ("model.safetensors of text_encoder (stable-diffusion-v1-5/stable-diffusion-v1-5)",),
 )
 
+CONTEXT = f"{UNET}middle_block.1.transformer_blocks.0.attn2.to_k.weight"
+
+OPEN_CLIP_WIDTH = 1024
+"""Of the text that 2.x takes, which 1.x never does."""
+
 LANDMARKS = (
     f"{UNET}input_blocks.0.0.weight",
     f"{UNET}time_embed.0.weight",
-    f"{UNET}middle_block.1.transformer_blocks.0.attn2.to_k.weight",
+    CONTEXT,
     f"{UNET}out.2.weight",
     f"{VAE}encoder.conv_in.weight",
     f"{VAE}decoder.conv_out.weight",

@@ -7,8 +7,10 @@ network's own names are Hugging Face's: `text_model...` and `text_projection.wei
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from darkroom.api.names import Role
-from darkroom.weights.keys import Drop, KeyRules, Rename, SplitRows, Transpose
+from darkroom.weights.keys import Derived, Drop, KeyRules, Rename, Rule, SplitRows, Transpose
 
 
 def open_clip(old: str, new: str) -> KeyRules:
@@ -45,12 +47,26 @@ def bare(prefix: str) -> KeyRules:
     return KeyRules((Rename(rf"^({pattern})(embeddings|encoder|final_layer_norm)\.", r"\1text_model.\2."),))
 
 
+def _one_projection(prefix: str) -> KeyRules:
+    """ComfyUI saved the projection as a matrix, later as a layer; merges of such files hold both."""
+    layers = (f"{prefix}transformer.text_projection.weight", f"{prefix}text_projection.weight")
+
+    def rules(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Rule, ...]:
+        own = prefix.replace(".", r"\.")
+        return (
+            (Drop(rf"^{own}(?:model\.)?text_projection$"),) if any(name in shapes for name in layers) else ()
+        )
+
+    return KeyRules((Derived(rules),))
+
+
 def _role(role: Role, places: str) -> KeyRules:
     """Everything under one of `places` (a pattern) to the role's prefix, in Hugging Face's names."""
     prefix = role.prefix
     own = prefix.replace(".", r"\.")
     return (
         KeyRules((Rename(rf"^(?:{places})\.", prefix),))
+        + _one_projection(prefix)
         + open_clip(rf"{own}(?:model\.)?", prefix)
         + KeyRules(
             (

@@ -224,6 +224,26 @@ class ToConv:
 
 
 @dataclass(frozen=True)
+class ToLinear:
+    """Gives the weight of a 1x1 convolution (rows, columns, 1, 1) the shape of a linear one (rows, columns).
+
+    pattern: matches the whole name.
+    """
+
+    pattern: str
+
+    def apply(self, recipes: Recipes) -> Recipes:
+        """Reshapes every such weight whose name matches."""
+        regex = re.compile(self.pattern)
+        return {
+            name: replace(recipe, shape=recipe.shape[:2])
+            if recipe.shape[2:] == (1, 1) and regex.fullmatch(name)
+            else recipe
+            for name, recipe in recipes.items()
+        }
+
+
+@dataclass(frozen=True)
 class LeadingAxis:
     """Gives back the leading axis of length 1 that some GGUF files leave out.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -90,6 +91,17 @@ def test_networks_have_the_tensors_of_the_file(name: str) -> None:
         found = index.under(spec.prefix).shapes()
         extra = {name for name in found if name.endswith(("position_ids", "logit_scale"))}
         assert {name: shape for name, shape in found.items() if name not in extra} == expected
+
+
+def test_projections_may_be_convolutions() -> None:
+    """So did stable-diffusion.cpp write GGUF files before 2025."""
+    wide = TensorIndex(
+        replace(info, shape=(*info.shape, 1, 1)) if re.search(r"\.1\.proj_(in|out)\.weight$", name) else info
+        for name, info in read_header("sdxl-original").items()
+    )
+    config = FAMILY.detect(native({Role.MODEL: wide}))
+    assert config is not None
+    assert config.unet == SDXL
 
 
 def test_files_of_one_network_each() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from darkroom.families.latent_diffusion import LatentDiffusionConfig, read_config, read_unet
+from darkroom.families.latent_diffusion import OPEN_CLIP_WIDTH, LatentDiffusionConfig, read_config, read_unet
 from darkroom.weights.index import TensorIndex
 
 
@@ -14,6 +14,6 @@ def detect(index: TensorIndex) -> LatentDiffusionConfig | None:
     Raises CheckpointError when a Stable Diffusion 1 file lacks a network.
     """
     unet = read_unet(index)
-    if unet is None or unet.linear_proj:
+    if unet is None or unet.linear_proj or unet.context_dim == OPEN_CLIP_WIDTH:
         return None
     return read_config(index, unet, "quick_gelu", "Stable Diffusion 1.x")
