@@ -69,6 +69,7 @@ def test_a_usage_error_is_followed_by_usage() -> None:
         (("--vae", "none.gguf"), "--vae: 'none.gguf' does not exist"),
         (("--embd-dir", "none"), "--embd-dir: 'none' does not exist"),
         (("-i", "none.png"), "--init-img: 'none.png' does not exist"),
+        (("-r", "none.png"), "--ref-image: 'none.png' does not exist"),
         (("-i", "page.png"), "--init-img: 'page.png' is an HTML page"),
         (("-i", "good.png", "--mask", "empty.png"), "--mask: 'empty.png' is empty (0 bytes)"),
         (("-i", "short.png"), "--init-img: 'short.png' is damaged or cut off"),

@@ -34,6 +34,19 @@ def test_the_text_is_in_the_order_of_stable_diffusion_cpp() -> None:
     )
 
 
+def test_each_file_is_named_as_stable_diffusion_cpp_names_it() -> None:
+    encoders = ("clip_l.safetensors", "t5, of 2020.gguf")
+    files = dataclasses.replace(
+        PICTURE, text_encoders=encoders, diffusion_model="dev.gguf", vae="ae.safetensors"
+    )
+    text = write_infotext(files)
+    assert (
+        'Sampler: euler_a discrete, TE: clip_l.safetensors, TE: "t5, of 2020.gguf", Unet: dev.gguf, '
+        "VAE: ae.safetensors, Clip skip: 1"
+    ) in text
+    assert read_infotext(text).settings["TE"] == "clip_l.safetensors, t5, of 2020.gguf"
+
+
 def test_what_was_not_used_is_left_out() -> None:
     text = write_infotext(dataclasses.replace(PICTURE, negative_prompt="", eta=None, clip_skip=None))
     assert "Negative prompt" not in text

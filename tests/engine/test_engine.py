@@ -107,6 +107,15 @@ def test_cancelling_stops_within_a_step_and_leaves_the_engine_usable(engine: Eng
     assert drawn(engine) == expected
 
 
+def test_a_picture_names_the_files_it_is_from(checkpoint: Path) -> None:
+    files = dict.fromkeys(("diffusion_model", "clip_l", "vae"), checkpoint)
+    with Engine.load(EngineConfig.model_validate({**files, "threads": 1})) as engine:
+        (text,) = engine.generate(request()).infotexts
+    name = checkpoint.name
+    assert f"Model: {name}, RNG: cuda, " in text
+    assert f"Sampler: euler_a discrete, TE: {name}, Unet: {name}, VAE: {name}, Clip skip: 1" in text
+
+
 def test_a_prompt_is_encoded_once(checkpoint: Path) -> None:
     with engine_of(checkpoint, params_backend="te=disk") as engine:
         drawn(engine)

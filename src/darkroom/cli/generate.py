@@ -6,6 +6,8 @@ import logging
 import time
 from pathlib import Path
 
+from PIL.Image import Image
+
 from darkroom.api.config import EngineConfig
 from darkroom.api.errors import CheckpointError, RequestError
 from darkroom.api.options import flags
@@ -69,11 +71,14 @@ def _with_pictures(request: GenerationRequest) -> GenerationRequest:
     """The request with its image files opened, so that a bad one is named at once."""
     if request.mask_image is not None and request.init_image is None:
         raise RequestError("--mask: a mask needs the image it belongs to; add --init-img")
-    if request.init_image is None:
+    if request.init_image is None and not request.ref_images:
         return request
     from darkroom.core.images import load_image, load_mask  # numpy
 
-    opened = {"init_image": load_image(request.init_image, "--init-img")}
+    references = tuple(load_image(image, "--ref-image") for image in request.ref_images)
+    opened: dict[str, Image | tuple[Image, ...]] = {"ref_images": references}
+    if request.init_image is not None:
+        opened["init_image"] = load_image(request.init_image, "--init-img")
     if request.mask_image is not None:
         opened["mask_image"] = load_mask(request.mask_image, "--mask")
     return request.model_copy(update=opened)

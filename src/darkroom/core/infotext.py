@@ -20,12 +20,16 @@ from darkroom.api.version import __version__
 _KEY = re.compile(r"\s*(\w[\w \-/]*):[ \t]*")
 _NEGATIVE = "Negative prompt:"
 
+# A model's text encoders, one after the other, as stable-diffusion.cpp writes them.
+_REPEATED = "TE"
+
 
 @dataclass(frozen=True, kw_only=True)
 class PictureParameters:
     """How one picture was made. None leaves a setting out.
 
-    model, vae: file names without folders. denoising_strength: for image-to-image only.
+    model, text_encoders, diffusion_model, vae: file names without folders.
+    denoising_strength: for image-to-image only.
     sigmas: noise levels given by hand; the schedule is then left out.
     """
 
@@ -45,6 +49,8 @@ class PictureParameters:
     sampler: str
     scheduler: str
     sigmas: Sequence[float] | None = None
+    text_encoders: Sequence[str] = ()
+    diffusion_model: str | None = None
     vae: str | None = None
     clip_skip: int | None = None
     denoising_strength: float | None = None
@@ -87,6 +93,8 @@ def _settings(picture: PictureParameters) -> list[tuple[str, str]]:
         ("Sampler RNG", picture.sampler_rng),
         ("Sampler", sampler),
         ("Custom Sigmas", sigmas),
+        *(("TE", _quoted(name)) for name in picture.text_encoders),
+        ("Unet", _quoted(picture.diffusion_model)),
         ("VAE", _quoted(picture.vae)),
         ("Clip skip", None if picture.clip_skip is None else str(picture.clip_skip)),
         ("Denoising strength", _number(picture.denoising_strength)),
@@ -130,7 +138,10 @@ def _read_settings(line: str) -> dict[str, str]:
         key = _KEY.match(line, at)
         if key:
             value, at = _read_value(line, key.end())
-            settings.setdefault(key[1].strip(), value)
+            name = key[1].strip()
+            if name == _REPEATED and name in settings:
+                settings[name] += f", {value}"
+            settings.setdefault(name, value)
         comma = line.find(",", at)
         at = len(line) if comma < 0 else comma + 1
     return settings

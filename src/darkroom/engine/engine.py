@@ -14,7 +14,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from darkroom.api.config import EngineConfig
-from darkroom.api.names import Module, PredictionType
+from darkroom.api.names import Module, PredictionType, Role
 from darkroom.api.request import GenerationRequest
 from darkroom.api.result import GenerationResult, IsCancelled, OnProgress, Phase, Progress
 from darkroom.core.infotext import PictureParameters, write_infotext
@@ -49,6 +49,9 @@ from darkroom.sampling.noise import NoiseSource
 from darkroom.sampling.prediction import Prediction, make_prediction
 
 logger = logging.getLogger(__name__)
+
+TEXT_ROLES = (Role.CLIP_L, Role.CLIP_G, Role.T5XXL, Role.LLM, Role.LLM_VISION)
+"""The files that metadata calls text encoders."""
 
 
 def _ignore(progress: Progress) -> None:
@@ -360,12 +363,14 @@ class Engine:
                 seed=seed,
                 width=plan.width,
                 height=plan.height,
-                model=self.model.path.name,
+                model=(config.model or self.model.path).name,
                 rng=config.rng,
                 sampler_rng=config.sampler_rng,
                 sampler=plan.method,
                 scheduler=plan.schedule.scheduler,
                 sigmas=plan.sigmas,
+                text_encoders=[path.name for role, path in config.files.items() if role in TEXT_ROLES],
+                diffusion_model=config.diffusion_model.name if config.diffusion_model else None,
                 vae=config.vae.name if config.vae else None,
                 clip_skip=plan.clip_skip,
                 denoising_strength=None if plan.init_image is None else plan.strength,
