@@ -1,4 +1,4 @@
-"""Headers of published files, without their weights: names, shapes and types of every tensor.
+"""Headers of published files, without their weights, and models that are put together from them.
 
 A line is a tensor, or several that differ in numbers or words: `blocks.{0..2}.{q,k}.weight bf16 64x64`.
 Lines that start with # say where the layout is from. A scalar's shape is written `-`.
@@ -8,10 +8,17 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from darkroom.api.errors import CheckpointError
+from darkroom.api.names import Role
+from darkroom.families import discover
+from darkroom.families.base import Family
 from darkroom.weights.index import TensorIndex, TensorInfo
+from darkroom.weights.keys import KeyRules, Rename
 
 FOLDER = Path(__file__).parent / "data" / "headers"
 
@@ -30,6 +37,39 @@ def read_header(name: str) -> TensorIndex:
     names = [info.name for info in infos]
     assert len(set(names)) == len(names), f"{name}: a tensor is listed twice"
     return TensorIndex(infos)
+
+
+def changed(name: str, changes: Mapping[str, tuple[int, ...]]) -> TensorIndex:
+    """A header with other shapes."""
+    return TensorIndex(
+        replace(info, shape=changes.get(info.name, info.shape)) for info in read_header(name).values()
+    )
+
+
+Files = Mapping[Role, str | TensorIndex]
+"""The files of a model, or their headers by name."""
+
+
+def native(files: Files, family: Family[Any]) -> TensorIndex:
+    """All files as one under native names, each bare one first under its role's prefix."""
+    infos: dict[str, TensorInfo] = {}
+    for role, file in files.items():
+        index = read_header(file) if isinstance(file, str) else file
+        infos |= (KeyRules((Rename("^", role.prefix),)) + family.key_rules()).apply(index).index
+    return TensorIndex(infos.values())
+
+
+def answers(files: Files) -> list[str]:
+    """The families that answer for the files, be it with an error."""
+    found = []
+    for family in discover():
+        try:
+            config = family.detect(native(files, family))
+        except CheckpointError:
+            config = True
+        if config is not None:
+            found.append(family.name)
+    return found
 
 
 def _infos(line: str) -> Iterator[TensorInfo]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from diffusers import ChromaPipeline
 from PIL import Image
 from safetensors.torch import save_file
+from tests.comparison import difference
 from tests.families.chroma.reference import native, pipeline
 from torch import Tensor
 
@@ -40,12 +40,6 @@ def draw(files: dict[str, Path], model_args: str = "") -> Image.Image:
     with Engine.load(config) as engine:
         assert engine.model.family.name == "chroma"
         return engine.generate(request).images[0]
-
-
-def difference(ours: Image.Image, theirs: Image.Image) -> float:
-    pixels = [np.asarray(picture.convert("RGB"), dtype=np.float64) for picture in (ours, theirs)]
-    assert pixels[0].std() > 5, "a flat picture would show nothing"
-    return float(np.abs(pixels[0] - pixels[1]).max())
 
 
 def test_pictures_are_diffusers(tmp_path: Path) -> None:

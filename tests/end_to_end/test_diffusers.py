@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from diffusers import (
@@ -15,6 +14,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from PIL import Image
+from tests.comparison import difference
 from tests.reference_tokenizers import clip_tokenizer
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -76,12 +76,6 @@ def pipeline(*, is_sd2: bool, prediction: str) -> StableDiffusionPipeline:
 def initial_noise() -> torch.Tensor:
     """What `--rng cpu` starts from."""
     return torch.randn(1, 4, SIZE // 8, SIZE // 8, generator=torch.Generator().manual_seed(SEED))
-
-
-def difference(ours: Image.Image, theirs: Image.Image) -> float:
-    pixels = [np.asarray(picture.convert("RGB"), dtype=np.float64) for picture in (ours, theirs)]
-    assert pixels[0].std() > 5, "a flat picture would show nothing"
-    return float(np.abs(pixels[0] - pixels[1]).max())
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import torch
 from diffusers import FluxFillPipeline, FluxKontextPipeline, FluxPipeline
 from PIL import Image
 from safetensors.torch import save_file
+from tests.comparison import difference
 from tests.families.flux.reference import native, pipeline
 from torch import Tensor
 
@@ -52,12 +53,6 @@ def draw(files: dict[str, Path], model_args: str = "", **asked: Any) -> Image.Im
     with Engine.load(config) as engine:
         assert engine.model.family.name == "flux"
         return engine.generate(request).images[0]
-
-
-def difference(ours: Image.Image, theirs: Image.Image) -> float:
-    pixels = [np.asarray(picture.convert("RGB"), dtype=np.float64) for picture in (ours, theirs)]
-    assert pixels[0].std() > 5, "a flat picture would show nothing"
-    return float(np.abs(pixels[0] - pixels[1]).max())
 
 
 def soft(width: int, height: int) -> Image.Image:

@@ -11,6 +11,7 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from PIL import Image
 from safetensors.torch import save_file
+from tests.comparison import difference
 from tests.families.sd3.reference import native, pipeline
 from torch import Tensor
 
@@ -53,12 +54,6 @@ def draw(width: int = SIZE, **files: Path) -> Image.Image:
     with Engine.load(config) as engine:
         assert engine.model.family.name == "sd3"
         return engine.generate(request).images[0]
-
-
-def difference(ours: Image.Image, theirs: Image.Image) -> float:
-    pixels = [np.asarray(picture.convert("RGB"), dtype=np.float64) for picture in (ours, theirs)]
-    assert pixels[0].std() > 5, "a flat picture would show nothing"
-    return float(np.abs(pixels[0] - pixels[1]).max())
 
 
 @pytest.mark.parametrize("is_3_5", [False, True], ids=["3", "3.5"])

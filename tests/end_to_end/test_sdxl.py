@@ -11,6 +11,7 @@ import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import save_file
+from tests.comparison import difference
 from tests.reference_tokenizers import clip_tokenizer
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -172,25 +173,18 @@ def draw(**files: Path) -> Image.Image:
         return engine.generate(request).images[0]
 
 
-def difference(ours: Image.Image, folder: Path) -> float:
-    theirs = Image.open(folder / "theirs.png")
-    pixels = [np.asarray(picture.convert("RGB"), dtype=np.float64) for picture in (ours, theirs)]
-    assert pixels[0].std() > 5, "a flat picture would show nothing"
-    return float(np.abs(pixels[0] - pixels[1]).max())
-
-
 def test_the_folder_gives_diffusers_picture(folder: Path) -> None:
-    assert difference(draw(model=folder), folder) <= 1
+    assert difference(draw(model=folder), Image.open(folder / "theirs.png")) <= 1
 
 
 def test_one_file(folder: Path, state: State, tmp_path: Path) -> None:
     save_file(one_file(state), path := tmp_path / "sd_xl_base.safetensors")
-    assert difference(draw(model=path), folder) <= 1
+    assert difference(draw(model=path), Image.open(folder / "theirs.png")) <= 1
 
 
 def test_a_gguf_file(folder: Path, state: State, tmp_path: Path) -> None:
     write_gguf(path := tmp_path / "sdxl.gguf", {k: t for k, t in one_file(state).items() if t.numel() > 1})
-    assert difference(draw(model=path), folder) <= 1
+    assert difference(draw(model=path), Image.open(folder / "theirs.png")) <= 1
 
 
 LAYOUTS: dict[str, Callable[[State], dict[str, State]]] = {
@@ -220,7 +214,7 @@ def test_files_of_one_network_each(
     for role, tensors in layout(state).items():
         save_file(tensors, tmp_path / f"{role}.safetensors")
         files[role] = tmp_path / f"{role}.safetensors"
-    assert difference(draw(**files), folder) <= 1
+    assert difference(draw(**files), Image.open(folder / "theirs.png")) <= 1
 
 
 def test_diffusers_files_of_one_network_each(folder: Path) -> None:
@@ -230,7 +224,12 @@ def test_diffusers_files_of_one_network_each(folder: Path) -> None:
         "clip_g": "text_encoder_2/model.safetensors",
         "vae": "vae/diffusion_pytorch_model.safetensors",
     }
-    assert difference(draw(**{role: folder / name for role, name in names.items()}), folder) <= 1
+    assert (
+        difference(
+            draw(**{role: folder / name for role, name in names.items()}), Image.open(folder / "theirs.png")
+        )
+        <= 1
+    )
 
 
 def test_quantized_weights_draw_nearly_the_same(folder: Path, state: State, tmp_path: Path) -> None:

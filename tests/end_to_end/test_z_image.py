@@ -12,6 +12,7 @@ import torch
 from diffusers import ZImagePipeline
 from PIL import Image
 from safetensors.torch import save_file
+from tests.comparison import difference
 from tests.families.z_image.reference import pipeline
 from torch import Tensor
 
@@ -59,12 +60,6 @@ def draw(cfg_scale: float | None = None, **files: Path) -> Image.Image:
     with Engine.load(config) as engine:
         assert engine.model.family.name == "z_image"
         return engine.generate(request).images[0]
-
-
-def difference(ours: Image.Image, theirs: Image.Image) -> float:
-    pixels = [np.asarray(picture.convert("RGB"), dtype=np.float64) for picture in (ours, theirs)]
-    assert pixels[0].std() > 5, "a flat picture would show nothing"
-    return float(np.abs(pixels[0] - pixels[1]).max())
 
 
 @pytest.mark.parametrize("guidance", [0.0, 3.0], ids=["turbo", "base"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from tests.comparison import relative_error
 from transformers import T5Config as ReferenceConfig
 from transformers import T5EncoderModel as ReferenceModel
 
@@ -38,10 +38,6 @@ def te(reference: ReferenceModel) -> T5EncoderModel:
 
 def laid_out(prompt: str, length: int = LENGTH) -> MaskedChunks:
     return chunk_t5(parse_weights(prompt), T5Tokenizer(), length=length)
-
-
-def relative_error(actual: Tensor, expected: Tensor) -> float:
-    return float((actual - expected).abs().max() / expected.abs().max())
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -8,7 +8,7 @@ from diffusers.loaders.single_file_utils import (
     convert_chroma_transformer_checkpoint_to_diffusers,
     convert_flux_transformer_checkpoint_to_diffusers,
 )
-from tests.families.flux_reference import by_rules, of_width, randomise
+from tests.families.reference import by_rules, of_width, randomise
 from torch import Tensor
 
 from darkroom.families.chroma.model import Chroma, ChromaNetConfig

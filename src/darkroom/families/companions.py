@@ -20,13 +20,12 @@ class Companion:
     """A part that may come in a file of its own.
 
     title: what it is, `the T5-XXL v1.1 text encoder`. files: names of files that fit, and where people get
-    them. required: whether the model draws nothing without it.
+    them.
     """
 
     role: Role
     title: str
     files: tuple[str, ...]
-    required: bool = True
 
 
 def has(index: TensorIndex, companion: Companion) -> bool:

@@ -32,8 +32,10 @@ normed_residual(x, gate, y, weight, eps)     x + gate * rms_norm(y)
 normed_residual_norm(x, gate, y, weight, next_weight, scale, eps)
                                              that, and modulated_rms_norm of it, in one pass
 SwiGLU(width, hidden)(x), silu_gated(gate, value)        gated feed-forward of Llama's kind
+clamp_float16(x)                             x within float16's range
 linear_gelu(x, layer)                        gelu_tanh(layer(x))
 rope_table(positions, widths, theta)         (l, axes) -> (l, d/2, 2) cosines and sines
+split_axes(head_size, share)                 the widths for number, row and column
 apply_rope(x, table), apply_rope_halves(x, table)        the turn of neighbouring, or of far, channels
 joint_attention(streams, heads, rope=, mask=)            qk-norm, rope and attention over several streams
 

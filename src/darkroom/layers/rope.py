@@ -24,6 +24,17 @@ def rope_table(positions: Tensor, widths: Sequence[int], theta: float = 10000.0)
     return torch.stack((turned.cos(), turned.sin()), dim=-1).float()
 
 
+def split_axes(head_size: int, share: int) -> tuple[int, int, int]:
+    """How many of a head's channels turn with a token's number, with its row and with its column.
+
+    One in `share` turns with the number, about: row and column have equally many, all of them in pairs.
+    """
+    pairs = head_size // 2
+    number = max(1, pairs // share)
+    number += (pairs - number) % 2
+    return 2 * number, pairs - number, pairs - number
+
+
 def apply_rope(x: Tensor, table: Tensor) -> Tensor:
     """Turns neighbouring pairs of channels by their angles: (x0 + i x1) * e^(i angle).
 

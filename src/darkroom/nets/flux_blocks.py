@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from darkroom.layers.float16 import clamp_float16
 from darkroom.layers.joint_attention import Stream, joint_attention
 from darkroom.layers.linear import Linear, linear_gelu
 from darkroom.layers.norm import gated_residual, gated_residual_norm, modulated_layer_norm, rms_norm
 from darkroom.layers.parallel_linear import joined_linear, linear_and_gelu
-from darkroom.layers.rope import rope_table
+from darkroom.layers.rope import rope_table, split_axes
 from darkroom.nets.patches import PATCH
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -27,9 +28,6 @@ MakeModulation = Callable[[int], nn.Module]
 
 # Rows of a modulation: shift, scale and gate, for attention and feed-forward; the last layer has no gate.
 DOUBLE_ROWS, SINGLE_ROWS, LAST_ROWS = 6, 3, 2
-
-# What float16 holds. The text stream leaves it in Flux's last blocks.
-_FLOAT16_MAX = 65504
 
 _BLOCK = re.compile(r"(double|single)_blocks\.(\d+)\.")
 
@@ -58,8 +56,7 @@ class StreamsConfig:
     @property
     def axes(self) -> tuple[int, int, int]:
         """Channels of a head that turn with the picture's number, the row and the column: 16, 56 and 56."""
-        side = 2 * (7 * self.head_size // 32)
-        return self.head_size - 2 * side, side, side
+        return split_axes(self.head_size, share=8)
 
     @classmethod
     def from_shapes(cls, shapes: Shapes) -> StreamsConfig:
@@ -180,7 +177,7 @@ class DoubleStreamBlock(nn.Module):
         img = gated_residual(img, img2.gate, self.img_mlp(normed))
         txt, normed = gated_residual_norm(txt, txt1.gate, txt_out, txt2.shift, txt2.scale)
         txt = gated_residual(txt, txt2.gate, self.txt_mlp(normed))
-        return img, _finite(txt)
+        return img, clamp_float16(txt)  # it leaves that range in the last blocks
 
 
 class SingleStreamBlock(nn.Module):
@@ -203,7 +200,7 @@ class SingleStreamBlock(nn.Module):
         normed = modulated_layer_norm(x, mod.shift, mod.scale)
         qkv, hidden = linear_and_gelu(normed, self.linear1, 3 * self.width)
         (out,) = joint_attention((self.norm.stream(qkv),), self.num_heads, rope=rope)
-        return _finite(gated_residual(x, mod.gate, joined_linear(out, hidden, self.linear2)))
+        return clamp_float16(gated_residual(x, mod.gate, joined_linear(out, hidden, self.linear2)))
 
 
 class LastLayer(nn.Module):
@@ -294,7 +291,3 @@ def _modulations(modulation: Tensor, count: int) -> list[_Modulation]:
 def _rows(modulation: Tensor, count: int) -> tuple[Tensor, ...]:
     """(b, count * D) or (b, count, D) as `count` tensors (b, 1, D)."""
     return modulation.reshape(len(modulation), count, 1, -1).unbind(1)
-
-
-def _finite(x: Tensor) -> Tensor:
-    return x.clamp(-_FLOAT16_MAX, _FLOAT16_MAX) if x.dtype == torch.float16 else x

@@ -169,14 +169,7 @@ def chunk(
     )
 
 
-def chunk_t5(
-    parts: Sequence[Sequence[Segment]],
-    tokenizer: TextTokenizer,
-    *,
-    length: int,
-    pad: int = t5.PAD,
-    eos: int = t5.EOS,
-) -> MaskedChunks:
+def chunk_t5(parts: Sequence[Sequence[Segment]], tokenizer: TextTokenizer, *, length: int) -> MaskedChunks:
     """Tokenizes a parsed prompt and lays it out in chunks of `length`, at least one; BREAK begins another.
 
     Without BREAK the layout is stable-diffusion.cpp's, which reads the word itself to T5.
@@ -189,7 +182,7 @@ def chunk_t5(
         rows += [WeightedTokens(tokens[at : at + room], weights[at : at + room]) for at in starts]
     rows = rows or [WeightedTokens([], [])]
     return MaskedChunks(
-        [row.tokens + [eos] + [pad] * (room - len(row.tokens)) for row in rows],
+        [row.tokens + [t5.EOS] + [t5.PAD] * (room - len(row.tokens)) for row in rows],
         [row.weights + [1.0] * (length - len(row.tokens)) for row in rows],
         [[i <= len(row.tokens) for i in range(length)] for row in rows],
     )

@@ -6,7 +6,7 @@ from functools import cache
 
 import torch
 from diffusers import ChromaPipeline, ChromaTransformer2DModel, FlowMatchEulerDiscreteScheduler
-from tests.families.flux_reference import T5_WIDTH, autoencoder, by_rules, folders, randomise, t5_encoder
+from tests.families.reference import T5_WIDTH, autoencoder, by_rules, folders, randomise, t5_encoder
 from tests.reference_tokenizers import t5_tokenizer
 from torch import Tensor
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.comparison import relative_error
 from tests.families.chroma.reference import native, pipeline
-from tests.families.flux_reference import bound, largest_error
+from tests.families.reference import bound
 from torch import nn
 
 from darkroom.api.names import Module
@@ -42,7 +43,7 @@ def test_what_diffusers_shows_the_network(te: nn.Module, config: ChromaConfig) -
     for i, cond in enumerate(encode(te, prompts(), config)):
         seen = context[i : i + 1, mask[i].bool()]
         assert cond.context.shape == seen.shape
-        assert largest_error(cond.context, seen) < 1e-4
+        assert relative_error(cond.context, seen) < 1e-4
 
 
 @torch.inference_mode()
@@ -52,7 +53,7 @@ def test_all_of_it_without_masks(te: nn.Module, config: ChromaConfig) -> None:
     expected = pipe.text_encoder(given.input_ids)[0]
     bare = replace(config, t5_mask=False, dit_mask=False)
     for i, cond in enumerate(encode(te, prompts(), bare)):
-        assert largest_error(cond.context, expected[i : i + 1]) < 1e-4
+        assert relative_error(cond.context, expected[i : i + 1]) < 1e-4
 
 
 @pytest.mark.parametrize(("pad", "length"), [(0, 8), (1, 9), (3, 11), (512, 512)])

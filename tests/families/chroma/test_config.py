@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
-from tests.families.flux_reference import answers, native
-from tests.headers import header_names, read_header
+from tests.headers import answers, header_names, native, read_header
 
 from darkroom.api.errors import CheckpointError
 from darkroom.api.names import Role
@@ -34,7 +33,7 @@ LAYOUTS = pytest.mark.parametrize("layout", FILES)
 
 
 def detect(files: dict[Role, str | TensorIndex]) -> ChromaConfig:
-    config = FAMILY.detect(native(files, FAMILY.key_rules()))
+    config = FAMILY.detect(native(files, FAMILY))
     assert config is not None
     return config
 
@@ -53,7 +52,7 @@ def test_published_files_have_one_answer(layout: str) -> None:
 def test_published_files_are_the_published_architecture(layout: str) -> None:
     config = detect(FILES[layout])
     assert config.net == ChromaNetConfig(StreamsConfig())
-    index = native(FILES[layout], FAMILY.key_rules())
+    index = native(FILES[layout], FAMILY)
     for spec in FAMILY.modules(config).values():
         expected = {name: tuple(p.shape) for name, p in spec.build().state_dict().items()}
         assert index.under(spec.prefix).shapes() == expected

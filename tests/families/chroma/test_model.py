@@ -8,7 +8,8 @@ import torch
 from diffusers import ChromaTransformer2DModel
 from diffusers.loaders.single_file_utils import convert_chroma_transformer_checkpoint_to_diffusers
 from diffusers.pipelines.chroma.pipeline_chroma import ChromaPipeline
-from tests.families.flux_reference import largest_error, of_width, randomise
+from tests.comparison import relative_error
+from tests.families.reference import of_width, randomise
 from torch import Tensor
 
 from darkroom.families.chroma.model import Chroma, ChromaNetConfig
@@ -69,7 +70,7 @@ def test_output_equals_diffusers() -> None:
 
     got = net(x, t, context)
 
-    assert largest_error(got, reference_output(diffusers_chroma(net), x, t, context)) < 1e-4
+    assert relative_error(got, reference_output(diffusers_chroma(net), x, t, context)) < 1e-4
 
 
 @torch.inference_mode()
@@ -79,8 +80,8 @@ def test_text_that_is_left_out_is_text_that_is_masked() -> None:
     mask = (torch.arange(9) < 4)[None]
     expected = reference_output(diffusers_chroma(net), x, t, context, mask)
 
-    assert largest_error(net(x, t, context[:, :4]), expected) < 1e-4
-    assert largest_error(net(x, t, context), expected) > 1e-3
+    assert relative_error(net(x, t, context[:, :4]), expected) < 1e-4
+    assert relative_error(net(x, t, context), expected) > 1e-3
 
 
 @torch.inference_mode()

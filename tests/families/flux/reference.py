@@ -6,7 +6,7 @@ from functools import cache
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
-from tests.families.flux_reference import T5_WIDTH, autoencoder, by_rules, folders, randomise, t5_encoder
+from tests.families.reference import T5_WIDTH, autoencoder, by_rules, folders, randomise, t5_encoder
 from tests.reference_tokenizers import clip_tokenizer, t5_tokenizer
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel

@@ -11,8 +11,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from diffusers.pipelines.flux.pipeline_flux_fill import FluxFillPipeline
-from tests.families.flux_reference import answers, changed, native
-from tests.headers import header_names, read_header
+from tests.headers import answers, changed, header_names, native, read_header
 
 from darkroom.api.errors import CheckpointError, RequestError
 from darkroom.api.names import PredictionType, Role
@@ -52,7 +51,7 @@ NETS = {
 
 
 def detect(files: dict[Role, str | TensorIndex]) -> FluxConfig:
-    config = FAMILY.detect(native(files, FAMILY.key_rules()))
+    config = FAMILY.detect(native(files, FAMILY))
     assert config is not None
     return config
 
@@ -79,7 +78,7 @@ def test_published_files_are_the_published_architecture(configs: dict[str, FluxC
 
 @LAYOUTS
 def test_networks_have_the_tensors_of_the_files(configs: dict[str, FluxConfig], layout: str) -> None:
-    index = native(FILES[layout], FAMILY.key_rules())
+    index = native(FILES[layout], FAMILY)
     for spec in FAMILY.modules(configs[layout]).values():
         expected = {name: tuple(p.shape) for name, p in spec.build().state_dict().items()}
         found = index.under(spec.prefix).shapes()
@@ -271,7 +270,7 @@ def test_fill_looks_at_no_reference_images(configs: dict[str, FluxConfig]) -> No
 
 
 def test_t5s_own_vocabulary_wins(configs: dict[str, FluxConfig]) -> None:
-    index = native(FILES["gguf"], FAMILY.key_rules())
+    index = native(FILES["gguf"], FAMILY)
     own = FAMILY.detect(TensorIndex(index.values(), {"tokenizer.ggml.model": "t5"}))
     assert own is not None
     assert isinstance(own.t5_tokenizer, GGUFTokenizer)

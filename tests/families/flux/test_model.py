@@ -12,7 +12,8 @@ from diffusers import FluxTransformer2DModel
 from diffusers.loaders.single_file_utils import convert_flux_transformer_checkpoint_to_diffusers
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 from diffusers.pipelines.flux.pipeline_flux_kontext import FluxKontextPipeline
-from tests.families.flux_reference import largest_error, of_width, randomise
+from tests.comparison import relative_error
+from tests.families.reference import of_width, randomise
 from torch import Tensor, nn
 
 from darkroom.families.flux.model import Flux, FluxNetConfig, reference_positions
@@ -103,7 +104,7 @@ def test_output_equals_diffusers(config: FluxNetConfig) -> None:
 
     got = net(**given)
 
-    assert largest_error(got, expected) < 1e-4
+    assert relative_error(got, expected) < 1e-4
 
 
 @torch.inference_mode()
@@ -113,8 +114,8 @@ def test_a_reference_is_the_first_other_picture() -> None:
     references = (torch.randn(2, 16, 6, 4),)
     expected = reference_output(diffusers_flux(net, DEV), given, references)
 
-    assert largest_error(net(**given, references=references), expected) < 1e-4
-    assert largest_error(net(**given), expected) > 1e-2
+    assert relative_error(net(**given, references=references), expected) < 1e-4
+    assert relative_error(net(**given), expected) > 1e-2
 
 
 def test_references_lie_beside_each_other_or_are_numbered() -> None:
@@ -169,7 +170,7 @@ def test_single_blocks_work_with_layers_of_another_kind() -> None:
     for block in net.single_blocks:
         block.linear1, block.linear2 = Standin(block.linear1), Standin(block.linear2)
 
-    assert largest_error(net(**inputs(DEV)), expected) < 1e-5
+    assert relative_error(net(**inputs(DEV)), expected) < 1e-5
 
 
 def test_config_is_read_from_shapes() -> None:

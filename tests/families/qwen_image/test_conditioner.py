@@ -10,6 +10,7 @@ import torch
 from diffusers import QwenImageEditPipeline, QwenImageEditPlusPipeline, QwenImagePipeline
 from diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus import calculate_dimensions
 from PIL import Image
+from tests.comparison import relative_error
 from tests.families.qwen_image.reference import WIDTH, Processor, TextEncoder, photo, text_encoder
 from tests.reference_tokenizers import qwen_tokenizer
 from torch import Tensor, nn
@@ -71,11 +72,6 @@ def context(te: nn.Module, config: QwenImageConfig, text: str, *images: Image.Im
     (cond,) = encode(te, [TextPrompt(text, 1, images=images, **rest)], config)
     assert cond.mask is None
     return cond.context
-
-
-def relative_error(actual: Tensor, expected: Tensor) -> float:
-    assert actual.shape == expected.shape
-    return ((actual - expected).abs().max() / expected.abs().max()).item()
 
 
 @pytest.mark.parametrize("text", [PROMPT, "", " ", "\n\nx", "a <|im_end|> b"])

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import QwenImageTransformer2DModel
+from tests.comparison import relative_error
 from torch import Tensor
 
 from darkroom.families.qwen_image.model import (
@@ -67,10 +68,6 @@ def expected_flow(
         return_dict=False,
     )[0]
     return unpatchify(out[:, : sizes[0][1] * sizes[0][2]], x.shape[2], x.shape[3])
-
-
-def relative_error(actual: Tensor, expected: Tensor) -> float:
-    return ((actual.float() - expected).abs().max() / expected.abs().max()).item()
 
 
 def inputs(batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,20 +11,18 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
-from tests.reference_tokenizers import clip_tokenizer
-from tokenizers.processors import TemplateProcessing
+from tests.families.reference import by_rules, folders
+from tests.reference_tokenizers import clip_tokenizer, t5_tokenizer
 from torch import Tensor, nn
 from transformers import (
     CLIPTextConfig,
     CLIPTextModelWithProjection,
-    PreTrainedTokenizerFast,
     T5Config,
     T5EncoderModel,
 )
 
 from darkroom.families.sd3.keys import RULES
 from darkroom.tokenizers import clip, t5
-from darkroom.weights.index import TensorIndex, TensorInfo
 
 CLIP_L_WIDTH, CLIP_G_WIDTH, T5_WIDTH = 64, 128, 208
 FOLDERS = {
@@ -71,7 +69,7 @@ def pipeline(*, is_3_5: bool = False) -> StableDiffusion3Pipeline:
         text_encoder_2=_clip(CLIP_G_WIDTH, "gelu"),
         tokenizer_2=clip_tokenizer(pad_token="!"),
         text_encoder_3=_t5(),
-        tokenizer_3=_t5_tokenizer(),
+        tokenizer_3=t5_tokenizer(),
     )
     # Stability's vector of CLIP-L is not projected; diffusers' loader puts the identity there.
     nn.init.eye_(pipe.text_encoder.text_projection.weight)
@@ -109,13 +107,6 @@ def _t5() -> T5EncoderModel:
     return T5EncoderModel(config)
 
 
-def _t5_tokenizer() -> PreTrainedTokenizerFast:
-    """The vocabulary itself is checked in tests/tokenizers/test_t5.py."""
-    backend = type(t5._tokenizer()).from_str(t5._tokenizer().to_str())
-    backend.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", t5.EOS)])
-    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", pad_token="<pad>")
-
-
 def _disturb(net: nn.Module) -> None:
     """Away from ones and zeros, which would hide what is swapped or left out."""
     for name, parameter in net.named_parameters():
@@ -125,21 +116,6 @@ def _disturb(net: nn.Module) -> None:
             parameter.normal_()
 
 
-def folders(pipe: StableDiffusion3Pipeline) -> dict[str, Tensor]:
-    """All weights as a folder in the diffusers layout spells them."""
-    return {
-        prefix + name: tensor
-        for prefix, part in FOLDERS.items()
-        for name, tensor in getattr(pipe, part).state_dict().items()
-    }
-
-
 def native(pipe: StableDiffusion3Pipeline) -> dict[str, Tensor]:
     """All weights under native names, by the family's rules."""
-    state = folders(pipe)
-    view = RULES.apply(TensorIndex(TensorInfo(name, tuple(t.shape), "f32") for name, t in state.items()))
-    made = {
-        name: recipe.make(*(state[source.name] for source in recipe.sources))
-        for name, recipe in view.recipes.items()
-    }
-    return {name: tensor for name, tensor in made.items() if isinstance(tensor, Tensor)}
+    return by_rules(folders(pipe, FOLDERS), RULES)

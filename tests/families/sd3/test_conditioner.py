@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.comparison import relative_error
 from tests.families.sd3.reference import CLIP_G_WIDTH, CLIP_L_WIDTH, T5_WIDTH, native, pipeline
 from torch import Tensor, nn
 
@@ -56,11 +57,6 @@ def reference(prompt: str, clip_skip: int | None = None) -> tuple[Tensor, Tensor
         prompt, prompt, prompt, do_classifier_free_guidance=False, max_sequence_length=77, clip_skip=clip_skip
     )
     return context, vector
-
-
-def relative_error(actual: Tensor, expected: Tensor) -> float:
-    assert actual.shape == expected.shape
-    return float((actual - expected).abs().max() / expected.abs().max())
 
 
 @torch.no_grad()

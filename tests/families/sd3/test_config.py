@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tests.headers import read_header
+from tests.headers import native, read_header
 
 from darkroom.api.errors import CheckpointError
 from darkroom.api.names import Module, Role
@@ -17,7 +17,6 @@ from darkroom.nets.te.t5 import T5Config
 from darkroom.nets.vae.kl import KLConfig
 from darkroom.weights.bind import NOT_OF_A_NETWORK
 from darkroom.weights.index import TensorIndex, TensorInfo
-from darkroom.weights.keys import KeyRules, Rename
 
 MEDIUM = MMDiTConfig()
 MEDIUM_X = replace(MEDIUM, positions=384, qk_norm=True, dual_blocks=tuple(range(13)))
@@ -41,11 +40,8 @@ LAYOUTS = pytest.mark.parametrize(
 
 def together(header: str, companions: dict[Role, str]) -> TensorIndex:
     """The native view of a main file and of companions in files of their own."""
-    infos = [*FAMILY.key_rules().apply(read_header(header)).index.values()]
-    for role, name in companions.items():
-        rules = KeyRules((Rename("^", role.prefix),)) + FAMILY.key_rules()
-        infos += rules.apply(read_header(f"companions/{name}")).index.values()
-    return TensorIndex(infos)
+    beside = {role: f"companions/{name}" for role, name in companions.items()}
+    return native({Role.MODEL: header, **beside}, FAMILY)
 
 
 @LAYOUTS

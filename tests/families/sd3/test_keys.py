@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.families.sd3.reference import folders, native, pipeline
+from tests.families.reference import folders
+from tests.families.sd3.reference import FOLDERS, native, pipeline
 
 from darkroom.families.sd3.keys import RULES
 from darkroom.families.sd3.model import MMDiT, MMDiTConfig
@@ -73,7 +74,7 @@ def test_positions_without_their_first_axis() -> None:
 
 def test_nothing_of_a_folder_is_lost() -> None:
     pipe = pipeline(is_3_5=True)
-    theirs, ours = folders(pipe), native(pipe)
+    theirs, ours = folders(pipe, FOLDERS), native(pipe)
     roots = ("model.diffusion_model.", "first_stage_model.", "text_encoders.")
     assert all(name.startswith(roots) for name in ours)
     twice = pipe.text_encoder_3.shared.weight.numel()  # T5's table has two names

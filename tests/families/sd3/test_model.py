@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import SD3Transformer2DModel
 from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers
+from tests.comparison import relative_error
 from torch import Tensor
 
 from darkroom.families.sd3.model import MMDiT, MMDiTConfig
@@ -55,10 +56,6 @@ def inputs(config: MMDiTConfig) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         torch.randn(2, 11, config.context_dim),
         torch.randn(2, config.vector_dim),
     )
-
-
-def relative_error(actual: Tensor, expected: Tensor) -> float:
-    return float((actual - expected).abs().max() / expected.abs().max())
 
 
 @CONFIGS

@@ -9,8 +9,8 @@ import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import save_file
+from tests.comparison import relative_error
 from tests.reference_tokenizers import clip_tokenizer
-from torch import Tensor
 from transformers import CLIPTextConfig as ReferenceConfig
 from transformers import CLIPTextModel as ReferenceModel
 from transformers import CLIPTextModelWithProjection as ReferenceWithProjection
@@ -87,11 +87,6 @@ def te(pipeline: StableDiffusionXLPipeline) -> TextEncoders:
 @pytest.fixture(scope="module")
 def config(te: TextEncoders) -> SDXLConfig:
     return SDXLConfig(UNetConfig(), KLConfig(), te.clip_l.config, te.clip_g.config)  # type: ignore[arg-type]
-
-
-def relative_error(actual: Tensor, expected: Tensor) -> float:
-    assert actual.shape == expected.shape
-    return ((actual - expected).abs().max() / expected.abs().max()).item()
 
 
 def encode_one(te: TextEncoders, config: SDXLConfig, text: str, **files: Path) -> Conditioning:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 import torch
-from tests.headers import header_names, read_header
+from tests.headers import header_names, native, read_header
 
 from darkroom.api.errors import CheckpointError, RequestError
 from darkroom.api.names import Module, PredictionType, Role, SampleMethod, Scheduler
@@ -20,7 +19,6 @@ from darkroom.nets.unet import UNetConfig, UNetModel
 from darkroom.nets.vae.kl import KLConfig
 from darkroom.sampling.extra_args import parse_extra_args
 from darkroom.weights.index import TensorIndex, TensorInfo
-from darkroom.weights.keys import KeyRules, Rename
 from darkroom.weights.spellings import UNET
 
 SDXL = UNetConfig(
@@ -46,15 +44,6 @@ COMPANIONS = {
     Role.CLIP_L: "companions/clip_l-comfyui",
     Role.CLIP_G: "companions/clip_g-comfyui",
 }
-
-
-def native(files: Mapping[Role, TensorIndex], rules: KeyRules | None = None) -> TensorIndex:
-    """All files as one under native names, each bare file first under its role's prefix."""
-    rules = FAMILY.key_rules() if rules is None else rules
-    infos: dict[str, TensorInfo] = {}
-    for role, index in files.items():
-        infos |= (KeyRules((Rename("^", role.prefix),)) + rules).apply(index).index
-    return TensorIndex(infos.values())
 
 
 def split() -> dict[Role, TensorIndex]:
@@ -99,13 +88,13 @@ def test_projections_may_be_convolutions() -> None:
         replace(info, shape=(*info.shape, 1, 1)) if re.search(r"\.1\.proj_(in|out)\.weight$", name) else info
         for name, info in read_header("sdxl-original").items()
     )
-    config = FAMILY.detect(native({Role.MODEL: wide}))
+    config = FAMILY.detect(native({Role.MODEL: wide}, FAMILY))
     assert config is not None
     assert config.unet == SDXL
 
 
 def test_files_of_one_network_each() -> None:
-    config = FAMILY.detect(native(split()))
+    config = FAMILY.detect(native(split(), FAMILY))
     assert config is not None
     assert config.unet == SDXL
     assert config.clip_g.projection_dim == 1280
@@ -128,7 +117,7 @@ def test_landmarks_are_in_every_file(name: str) -> None:
 def test_what_is_missing_is_named(role: Role, flag: str) -> None:
     files = {other: index for other, index in split().items() if other is not role}
     with pytest.raises(CheckpointError, match=f"is missing; give its file with {flag}, for example"):
-        FAMILY.detect(native(files))
+        FAMILY.detect(native(files, FAMILY))
 
 
 @pytest.mark.parametrize(
@@ -155,7 +144,7 @@ def test_what_is_missing_is_named(role: Role, flag: str) -> None:
 )
 def test_what_does_not_fit_is_named(role: Role, other: str, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
-        FAMILY.detect(native({**split(), role: read_header(other)}))
+        FAMILY.detect(native({**split(), role: read_header(other)}, FAMILY))
 
 
 def test_the_refiner_is_named() -> None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.z_image.pipeline_z_image import get_default_z_image_sigmas
-from tests.headers import header_names, read_header
+from tests.headers import answers, changed, header_names, native, read_header
 
 from darkroom.api.errors import CheckpointError
 from darkroom.api.names import PredictionType, Role
-from darkroom.families import discover
 from darkroom.families.z_image import FAMILY
 from darkroom.families.z_image.config import ZImageConfig
 from darkroom.families.z_image.model import ZImageTransformerConfig
@@ -36,27 +34,10 @@ FILES = {
 AUTOENCODER = KLConfig(z_channels=16, embed_dim=16, use_quant_conv=False)
 
 
-def native(files: Mapping[Role, str | TensorIndex], rules: KeyRules | None = None) -> TensorIndex:
-    """All files as one under native names, each bare file first under its role's prefix."""
-    rules = FAMILY.key_rules() if rules is None else rules
-    infos: dict[str, TensorInfo] = {}
-    for role, file in files.items():
-        index = read_header(file) if isinstance(file, str) else file
-        infos |= (KeyRules((Rename("^", role.prefix),)) + rules).apply(index).index
-    return TensorIndex(infos.values())
-
-
 def detect(files: Mapping[Role, str | TensorIndex]) -> ZImageConfig:
-    config = FAMILY.detect(native(files))
+    config = FAMILY.detect(native(files, FAMILY))
     assert config is not None
     return config
-
-
-def changed(name: str, changes: Mapping[str, tuple[int, ...]]) -> TensorIndex:
-    """A header with other shapes."""
-    return TensorIndex(
-        replace(info, shape=changes.get(info.name, info.shape)) for info in read_header(name).values()
-    )
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +47,7 @@ def config() -> ZImageConfig:
 
 @pytest.mark.parametrize("layout", FILES)
 def test_published_files_have_one_answer(layout: str) -> None:
-    answers = {}
-    for family in discover():
-        try:
-            answers[family.name] = family.detect(native(FILES[layout], family.key_rules()))
-        except CheckpointError as err:
-            answers[family.name] = err
-    assert [name for name, answer in answers.items() if answer is not None] == ["z_image"]
-    assert isinstance(answers["z_image"], ZImageConfig)
+    assert answers(FILES[layout]) == ["z_image"]
 
 
 @pytest.mark.parametrize("layout", FILES)
@@ -86,7 +60,7 @@ def test_published_files_are_the_published_architecture(layout: str) -> None:
 
 @pytest.mark.parametrize("layout", FILES)
 def test_networks_have_the_tensors_of_the_files(layout: str) -> None:
-    index = native(FILES[layout])
+    index = native(FILES[layout], FAMILY)
     for spec in FAMILY.modules(detect(FILES[layout])).values():
         expected = {name: tuple(p.shape) for name, p in spec.build().state_dict().items()}
         assert index.under(spec.prefix).shapes() == expected
@@ -198,7 +172,7 @@ def test_defaults(config: ZImageConfig) -> None:
 
 def test_the_text_encoders_own_vocabulary_wins(config: ZImageConfig) -> None:
     metadata = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "qwen2"}
-    own = FAMILY.detect(TensorIndex(native(FILES["gguf"]).values(), metadata))
+    own = FAMILY.detect(TensorIndex(native(FILES["gguf"], FAMILY).values(), metadata))
     assert own is not None
     assert isinstance(own.tokenizer, GGUFTokenizer)
     assert config.tokenizer == QwenTokenizer()

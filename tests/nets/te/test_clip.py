@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.comparison import relative_error
 from torch import Tensor
 from transformers import CLIPTextConfig as ReferenceConfig
 from transformers import CLIPTextModel as ReferenceModel
@@ -45,10 +46,6 @@ def our_model(reference: ReferenceModel, activation: str) -> CLIPTextModel:
         net = CLIPTextModel(CLIPTextConfig.from_shapes(shapes, activation))  # type: ignore[arg-type]
     net.load_state_dict(state, assign=True, strict=True)
     return net.eval()
-
-
-def relative_error(actual: Tensor, expected: Tensor) -> float:
-    return ((actual - expected).abs().max() / expected.abs().max()).item()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.comparison import relative_error
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLModel, Qwen3Config, Qwen3Model
 
@@ -65,10 +66,6 @@ def ours(reference: nn.Module, **changes: int) -> QwenTextModel:
         net = QwenTextModel(replace(config, **changes))
     net.load_state_dict(state, assign=True, strict=True)
     return net.eval()
-
-
-def relative_error(actual: Tensor, expected: Tensor) -> float:
-    return ((actual - expected).abs().max() / expected.abs().max()).item()
 
 
 @pytest.fixture

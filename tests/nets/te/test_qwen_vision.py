@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.comparison import relative_error
 from torch import Tensor
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
@@ -62,10 +63,6 @@ def processed(pixels: Tensor) -> dict[str, Tensor]:
     """What transformers' own preprocessing makes of pixels (b, 3, H, W) in [0, 1]."""
     processor = Qwen2VLImageProcessorPil(do_resize=False, do_rescale=False)
     return processor(list(pixels), return_tensors="pt")
-
-
-def relative_error(actual: Tensor, expected: Tensor) -> float:
-    return ((actual - expected).abs().max() / expected.abs().max()).item()
 
 
 @pytest.mark.parametrize(

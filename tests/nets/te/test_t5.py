@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.comparison import relative_error
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers import T5Config as ReferenceConfig
@@ -52,10 +53,6 @@ def our_model(reference: PreTrainedModel, dtype: torch.dtype = torch.float32) ->
         net = T5EncoderModel(T5Config.from_shapes({name: tuple(t.shape) for name, t in state.items()}))
     net.load_state_dict(state, assign=True, strict=True)
     return net.eval()
-
-
-def relative_error(actual: Tensor, expected: Tensor) -> float:
-    return ((actual - expected).abs().max() / expected.abs().max()).item()
 
 
 @pytest.fixture

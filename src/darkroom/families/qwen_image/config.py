@@ -63,7 +63,6 @@ LLM_VISION = Companion(
     Role.LLM_VISION,
     "Qwen2.5-VL-7B's vision tower",
     ("mmproj-BF16.gguf (unsloth/Qwen2.5-VL-7B-Instruct-GGUF)",),
-    required=False,
 )
 VAE = Companion(
     Role.VAE,

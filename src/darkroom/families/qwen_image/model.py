@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from darkroom.layers.embed import timestep_embedding
+from darkroom.layers.float16 import clamp_float16
 from darkroom.layers.joint import project
 from darkroom.layers.joint_attention import Stream, joint_attention
 from darkroom.layers.linear import Linear, linear_gelu
 from darkroom.layers.norm import RMSNorm, gated_residual, gated_residual_norm, modulated_layer_norm
-from darkroom.layers.rope import rope_table
+from darkroom.layers.rope import rope_table, split_axes
 from darkroom.nets.patches import PATCH, patchify, unpatchify
 
 # Sinusoids that a timestep becomes.
@@ -49,10 +50,7 @@ class QwenImageTransformerConfig:
     @property
     def axes(self) -> tuple[int, int, int]:
         """Channels of a head that turn with an image's number, its rows, its columns: 16, 56, 56 of 128."""
-        pairs = self.head_size // 2
-        number = max(1, pairs // 8)
-        number += (pairs - number) % 2
-        return 2 * number, pairs - number, pairs - number
+        return split_axes(self.head_size, share=8)
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> QwenImageTransformerConfig:
@@ -210,7 +208,7 @@ class QwenImageTransformerBlock(nn.Module):
         changed = []
         for x, y, attn, mlp, feed in zip(tokens, attended, around_attn, around_mlp, mlps, strict=True):
             x, normed = gated_residual_norm(x, attn.gate, y, mlp.shift, mlp.scale)
-            changed.append(_finite(gated_residual(x, mlp.gate, feed(normed))))
+            changed.append(clamp_float16(gated_residual(x, mlp.gate, feed(normed))))  # as the authors do
         return changed[0], changed[1:]
 
 
@@ -218,11 +216,6 @@ def _modulations(mods: Tensor) -> tuple[Modulation, Modulation]:
     """Around attention, and around the feed-forward: (b, 1, 6D) in six."""
     parts = mods.chunk(6, dim=-1)
     return Modulation(*parts[:3]), Modulation(*parts[3:])
-
-
-def _finite(x: Tensor) -> Tensor:
-    """The text's tokens outgrow float16; the authors clip them."""
-    return x.clamp(-65504, 65504) if x.dtype == torch.float16 else x
 
 
 class OutputNorm(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 from darkroom.api.errors import CheckpointError
@@ -32,13 +32,11 @@ CLIP_L = Companion(
     Role.CLIP_L,
     "the CLIP-L text encoder",
     ("clip_l.safetensors (Comfy-Org/stable-diffusion-3.5-fp8)",),
-    required=False,
 )
 CLIP_G = Companion(
     Role.CLIP_G,
     "the CLIP-G text encoder (OpenCLIP-bigG)",
     ("clip_g.safetensors (Comfy-Org/stable-diffusion-3.5-fp8)",),
-    required=False,
 )
 VAE = Companion(
     Role.VAE,
@@ -46,7 +44,7 @@ VAE = Companion(
     ("vae/diffusion_pytorch_model.safetensors (stabilityai/stable-diffusion-3.5-medium)",),
 )
 
-ENCODERS = (CLIP_L, CLIP_G, replace(T5XXL, required=False))
+ENCODERS = (CLIP_L, CLIP_G, T5XXL)
 
 
 @dataclass(frozen=True)

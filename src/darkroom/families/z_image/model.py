@@ -23,7 +23,7 @@ from darkroom.layers.norm import (
     normed_residual,
     normed_residual_norm,
 )
-from darkroom.layers.rope import rope_table
+from darkroom.layers.rope import rope_table, split_axes
 from darkroom.nets.patches import PATCH
 
 TOKENS_MULTIPLE = 32
@@ -64,10 +64,7 @@ class ZImageTransformerConfig:
     @property
     def axes(self) -> tuple[int, int, int]:
         """Channels of a head that turn with a token's place in the text, its row, its column: 32, 48, 48."""
-        pairs = self.head_size // 2
-        text = max(1, pairs // 4)
-        text += (pairs - text) % 2
-        return 2 * text, pairs - text, pairs - text
+        return split_axes(self.head_size, share=4)
 
     @classmethod
     def from_shapes(cls, shapes: Shapes) -> ZImageTransformerConfig:

@@ -1,25 +1,21 @@
-"""What the tests of Flux and of Chroma, which is made from it, have in common."""
+"""Tiny networks of diffusers and transformers, and their weights under native names, for several families."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
-from tests.headers import read_header
 from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel
 
-from darkroom.api.errors import CheckpointError
-from darkroom.api.names import Module, Role
-from darkroom.families import discover
+from darkroom.api.names import Module
 from darkroom.families.base import Family
 from darkroom.tokenizers import t5
 from darkroom.weights.bind import bind_weights
 from darkroom.weights.index import TensorIndex, TensorInfo
-from darkroom.weights.keys import KeyRules, Rename
+from darkroom.weights.keys import KeyRules
 from darkroom.weights.source import MemorySource
 
 T5_WIDTH = 48
@@ -39,40 +35,6 @@ def randomise(net: nn.Module) -> None:
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
-
-
-def largest_error(got: Tensor, expected: Tensor) -> float:
-    """The largest difference, as a share of the largest value."""
-    return float((got - expected).abs().max() / expected.abs().max())
-
-
-def native(files: Mapping[Role, str | TensorIndex], rules: KeyRules) -> TensorIndex:
-    """All files, or headers by name, as one under native names; each first under its role's prefix."""
-    infos: dict[str, TensorInfo] = {}
-    for role, file in files.items():
-        index = read_header(file) if isinstance(file, str) else file
-        infos |= (KeyRules((Rename("^", role.prefix),)) + rules).apply(index).index
-    return TensorIndex(infos.values())
-
-
-def answers(files: Mapping[Role, str | TensorIndex]) -> list[str]:
-    """The families that answer for the files, be it with an error."""
-    found = []
-    for family in discover():
-        try:
-            config = family.detect(native(files, family.key_rules()))
-        except CheckpointError:
-            config = True
-        if config is not None:
-            found.append(family.name)
-    return found
-
-
-def changed(name: str, changes: Mapping[str, tuple[int, ...]]) -> TensorIndex:
-    """A header with other shapes."""
-    return TensorIndex(
-        replace(info, shape=changes.get(info.name, info.shape)) for info in read_header(name).values()
-    )
 
 
 def autoencoder() -> AutoencoderKL:
