@@ -139,7 +139,7 @@ class Engine:
             request, self.defaults, self._check_size, reference_size if family.takes_references else None
         )
         if plan.references:
-            family.check_references(self.model.architecture, is_seen=bool(_seen_by_encoder(plan)))
+            family.check_references(self.model.architecture, is_seen=bool(plan.shown_references))
         prediction = self._make_prediction(plan.flow_shift)
         plan = _obeyed(plan, request, prediction)
         return replace(plan, schedule=make_schedule(plan, prediction, family, self.defaults))
@@ -227,7 +227,7 @@ class Engine:
 
     def _encode_text(self, plan: Plan, report: Report) -> tuple[Conditioning, Conditioning | None]:
         """Prompt and, where guidance wants it, negative prompt; from memory or through the text encoder."""
-        images = _seen_by_encoder(plan)
+        images = plan.shown_references if self.model.family.shows_references else ()
         prompts = [
             TextPrompt(text, plan.clip_skip or 1, self.embeddings, images, negative)
             for text, negative in ((plan.prompt, False), (plan.negative_prompt, True))
@@ -271,7 +271,7 @@ class Engine:
     def _start(self, plan: Plan, report: Report) -> Start:
         family, take = self.model.family, self.components[Module.DIFFUSION].runtime.take
         inpaints = family.inpaints(self.model.architecture)
-        if plan.init_image is None and not plan.references:
+        if plan.init_image is None and not plan.encoded_references:
             return empty_start(plan, family, inpaints).map(take)
         if inpaints and plan.mask is None:
             logger.warning("inpainting model: without --mask the whole picture is drawn anew")
@@ -376,11 +376,6 @@ class Engine:
                 denoising_strength=None if plan.init_image is None else plan.strength,
             )
         )
-
-
-def _seen_by_encoder(plan: Plan) -> tuple[Image, ...]:
-    """The reference images that the text encoder looks at."""
-    return plan.references if plan.reference_args.switch("pass_to_vlm", True) else ()
 
 
 def _obeyed(plan: Plan, request: GenerationRequest, prediction: Prediction) -> Plan:

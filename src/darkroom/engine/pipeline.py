@@ -70,8 +70,7 @@ def encode_start(vae: nn.Module, plan: Plan, family: Family[Any], rng: RngType, 
         if plan.mask is not None:
             kept = mask_to_latent(mask, latent.downscale, grow=inpaints).to(encoded.device)
             start = replace(start, mask=kept)
-    seen = plan.references if plan.reference_args.switch("pass_to_dit", True) else ()
-    sized = (_reference(image, plan, family) for image in seen)
+    sized = (_reference(image, plan, family) for image in plan.encoded_references)
     references = (_encode(vae, image_to_tensor(image), latent, draws) for image in sized)
     return replace(start, references=tuple(references))
 

@@ -81,6 +81,16 @@ class Plan:
     increase_reference_index: bool | None
     schedule: Schedule | None = None
 
+    @property
+    def shown_references(self) -> tuple[Image, ...]:
+        """The reference images for the text encoder's eyes."""
+        return self.references if self.reference_args.switch("pass_to_vlm", True) else ()
+
+    @property
+    def encoded_references(self) -> tuple[Image, ...]:
+        """The reference images that the network sees as latents."""
+        return self.references if self.reference_args.switch("pass_to_dit", True) else ()
+
     @cached_property
     def guidance(self) -> Guidance:
         """How strongly the prompt is followed, and whether the negative prompt is needed at all."""

@@ -159,6 +159,9 @@ class Family(ABC, Generic[C]):
     takes_references: ClassVar[bool] = False
     """Whether reference images (-r) mean anything to it: as latents, or to the text encoder's eyes."""
 
+    shows_references: ClassVar[bool] = False
+    """Whether its text encoder has eyes for them, so that prompts depend on them."""
+
     @abstractmethod
     def key_rules(self) -> KeyRules:
         """Foreign spellings of this family's tensor names, for the main file and for every companion."""

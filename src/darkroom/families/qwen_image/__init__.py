@@ -63,6 +63,7 @@ class QwenImage(Family[QwenImageConfig]):
         "encoder sees the reference image large and without a number",
     }
     takes_references = True
+    shows_references = True
 
     def key_rules(self) -> KeyRules:  # noqa: D102
         return RULES
