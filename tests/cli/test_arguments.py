@@ -114,6 +114,11 @@ def test_the_option_that_was_meant_is_named() -> None:
         ("--output-begin-idx", "-1"),
         ("-m", ""),
         ("-t", "two"),
+        ("--vae-tile-size", "32x"),
+        ("--vae-tile-size", "1.5"),
+        ("--vae-tile-size", "32x32x32"),
+        ("--vae-relative-tile-size", "half"),
+        ("--vae-tile-overlap", "nan"),
         ("-t", "100000"),
     ],
 )
@@ -173,7 +178,7 @@ def test_bytes_that_are_no_utf8_do_not_reach_the_tokenizer_as_surrogates() -> No
 
 
 def test_no_option_of_a_later_capability_is_there() -> None:
-    later = "--lora-model-dir --control-net --upscale-model --hires --vae-tiling --preview"
+    later = "--lora-model-dir --control-net --upscale-model --hires --preview"
     assert not set(later.split()) & set(OPTIONS)
 
 
@@ -192,8 +197,18 @@ def test_spellings_of_stable_diffusion_cpp() -> None:
         "--negative-prompt-file -i --init-img --mask -W --width -H --height --steps --cfg-scale --eta "
         "--timestep-shift --sampling-method --scheduler --sigmas -s --seed -b --batch-count --clip-skip "
         "--strength --extra-sample-args --disable-image-metadata "
+        "--vae-tiling --vae-tile-size --vae-relative-tile-size --vae-tile-overlap"
     )
     assert set(theirs.split()) <= set(OPTIONS)
+
+
+def test_tiles_have_two_sides() -> None:
+    line = "-p x --vae-tiling --vae-tile-size 48 --vae-relative-tile-size 0.5x3 --vae-tile-overlap 0.25"
+    request = parse(line.split()).request
+    assert request.vae_tiling
+    assert (request.vae_tile_size, request.vae_relative_tile_size) == ((48, 48), (0.5, 3.0))
+    assert parse(["-p", "x", "--vae-tile-size", "32x64"]).request.vae_tile_size == (32, 64)
+    assert not parse(["-p", "x"]).request.vae_tiling
 
 
 def test_reference_images_are_a_list() -> None:

@@ -55,9 +55,20 @@ def test_limits_do_not_change_the_picture(load: Load, options: dict[str, object]
     with load(backend="cpu") as engine:
         expected = draw(engine)
     with load(**options) as engine:
-        assert draw(engine) == expected
-        assert draw(engine) == expected
+        got = draw(engine)
+        assert (
+            largest_difference(got, expected) <= 1
+        )  # where the VAE runs by tiles, sums are rounded otherwise
+        assert draw(engine) == got
         assert engine.components[Module.DIFFUSION].traffic.streamed_blocks
+
+
+def largest_difference(pictures: list[bytes], others: list[bytes]) -> int:
+    """In grey levels."""
+    one, other = (
+        torch.frombuffer(bytearray(b"".join(part)), dtype=torch.uint8) for part in (pictures, others)
+    )
+    return int((one.int() - other.int()).abs().max())
 
 
 def test_cancelled_work_leaves_the_engine_ready(load: Load) -> None:

@@ -169,7 +169,7 @@ def test_negative_limit_is_what_is_free_less_so_much(plan) -> None:
 
 def test_nothing_free_streams_everything_and_says_so(plan, caplog) -> None:
     components = plan(max_vram="-100")
-    assert [staying(part) for part in components.values()] == [0, 0, 0]
+    assert [staying(part) for part in components.values()] == [0, 0, 4]  # the VAE runs by tiles instead
     assert caplog.records[0].getMessage() == (
         "--max-vram < 0 requested, but free VRAM is 3.73 GiB; reserving 100.00 GiB leaves no graph budget; "
         "as little as possible is used of vulkan0"
@@ -178,7 +178,7 @@ def test_nothing_free_streams_everything_and_says_so(plan, caplog) -> None:
 
 def test_too_little_for_two_blocks_is_a_warning(plan, caplog) -> None:
     components = plan(max_vram=gib(1))
-    assert [staying(part) for part in components.values()] == [0, 0, 0]
+    assert [staying(part) for part in components.values()] == [0, 0, 4]  # the VAE runs by tiles instead
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert warnings[0] == (
         "te: needs about 32.8 kB on vulkan0 whatever is done, more than the 16.4 kB of --max-vram"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL.Image import Image
 from pydantic import BaseModel, ConfigDict
@@ -12,6 +13,20 @@ from darkroom.api.options import opt
 
 ImageSource = Path | bytes | Image
 """A picture on its way in: a file, the bytes of one, or an already decoded image."""
+
+
+class TileSize(NamedTuple):
+    """Width and height of a tile in latent pixels; below 4 they are 32."""
+
+    x: int = 32
+    y: int = 32
+
+
+class RelativeTileSize(NamedTuple):
+    """Width and height of a tile as a share of the picture, above 1 the number of tiles; 0 says nothing."""
+
+    x: float = 0.0
+    y: float = 0.0
 
 
 class GenerationRequest(BaseModel):
@@ -157,3 +172,29 @@ class GenerationRequest(BaseModel):
         lt=2**63,
     )
     batch_count: int = opt(1, "number of images", "-b", "--batch-count", metavar="N", gt=0, le=10_000)
+    vae_tiling: bool = opt(
+        False,
+        "run the VAE tile by tile, which takes less memory and more time for the same picture "
+        "(default: where memory is short)",
+        "--vae-tiling",
+    )
+    vae_tile_size: TileSize = opt(
+        TileSize(),
+        "size of a tile in latent pixels, XxY or one number (default: 32x32)",
+        "--vae-tile-size",
+        metavar="XxY",
+    )
+    vae_relative_tile_size: RelativeTileSize = opt(
+        RelativeTileSize(),
+        "the same as a share of the picture, or above 1 as the number of tiles, X or XxY "
+        "(default: --vae-tile-size counts)",
+        "--vae-relative-tile-size",
+        metavar="XxY",
+    )
+    vae_tile_overlap: float = opt(
+        0.5,
+        "accepted; tiles fit without overlap",
+        "--vae-tile-overlap",
+        metavar="SHARE",
+        allow_inf_nan=False,
+    )

@@ -40,6 +40,8 @@ def convert(field: FieldInfo, text: str) -> object:
         if kind is str:
             # what is not UTF-8 on the command line reaches Python as lone surrogates
             return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        if is_pair(field):
+            return _pair(field, text)
         value = _number(kind, text) if kind in (int, float) else _numbers(text)
     except ValueError:
         raise ValueRejected(expected(field)) from None
@@ -54,6 +56,11 @@ def choices(field: FieldInfo) -> list[str]:
     return list(kind) if isinstance(kind, type) and issubclass(kind, StrEnum) else []
 
 
+def is_pair(field: FieldInfo) -> bool:
+    """Whether a value is two numbers, one for each direction."""
+    return hasattr(value_type(field), "_fields")
+
+
 def expected(field: FieldInfo) -> str:
     """What a value must be, in words: "a whole number greater than 0"."""
     kind = value_type(field)
@@ -63,6 +70,9 @@ def expected(field: FieldInfo) -> str:
         return "a path"
     if kind is str:
         return "a text"
+    if is_pair(field):
+        each = "a whole number" if isinstance(field.default[0], int) else "a number"
+        return f"{each}, or two with an x between them"
     if kind not in (int, float):
         least = next((limit.min_length for limit in field.metadata if isinstance(limit, limits.MinLen)), 1)
         return f"at least {least} numbers with commas between them"
@@ -102,6 +112,13 @@ def _number(kind: type[int] | type[float], text: str) -> int | float:
     if not math.isfinite(value) or "_" in text:
         raise ValueError
     return value
+
+
+def _pair(field: FieldInfo, text: str) -> object:
+    """`32x48`, or one number for both."""
+    first, x, second = text.partition("x")
+    number = type(field.default[0])
+    return value_type(field)(*(_number(number, part) for part in (first, second if x else first)))
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -30,7 +30,8 @@ from darkroom.engine.pipeline import (
     sample,
 )
 from darkroom.engine.plan import Plan, make_plan
-from darkroom.engine.report import Report
+from darkroom.engine.report import Advance, Report
+from darkroom.engine.tiling import FittedVAE, Tiling, activation_bytes
 from darkroom.families.base import Conditioning, Frame, Predict, TextPrompt
 from darkroom.families.embeddings import find_embeddings
 from darkroom.runtime.backends import BackendManager, Placement
@@ -43,7 +44,7 @@ from darkroom.runtime.budget import (
 from darkroom.runtime.component import Component
 from darkroom.runtime.devices import Devices
 from darkroom.runtime.packing import unpack_what_fits
-from darkroom.runtime.residency import apply_limits
+from darkroom.runtime.residency import apply_limits, room_for_work
 from darkroom.sampling.guidance import PredictBatch
 from darkroom.sampling.noise import NoiseSource
 from darkroom.sampling.prediction import Prediction, make_prediction
@@ -159,11 +160,12 @@ class Engine:
         report = Report(on_progress, is_cancelled, len(plan.seeds))
         with torch.inference_mode():
             cond, uncond = self._encode_text(plan, report)
-            start = self._start(plan, report)
+            tiling = Tiling.of(request)
+            start = self._start(plan, tiling, report)
             cond = self._framed(cond, plan, start)
             uncond = uncond and self._framed(uncond, plan, start)
             latents = self._sample(plan, cond, uncond, start, report)
-            images = self._decode(latents, report)
+            images = self._decode(latents, tiling, report)
         infotexts = tuple(self._infotext(plan, seed) for seed in plan.seeds)
         return GenerationResult(images, plan.seeds, infotexts, report.timings)
 
@@ -183,10 +185,16 @@ class Engine:
         self.close()
 
     def _check_size(self, width: int, height: int) -> None:
-        for module, batch in ((Module.DIFFUSION, 2), (Module.VAE, 1)):
+        for module in (Module.DIFFUSION, Module.VAE):
             component = self.components[module]
             memory = component.runtime.memory()
-            needed = estimate_activation_bytes(width, height, itemsize=component.dtype.itemsize, batch=batch)
+            itemsize = component.dtype.itemsize
+            if module is Module.VAE:
+                needed = activation_bytes(width, height, itemsize=itemsize, tiled=True)
+            else:
+                needed = estimate_activation_bytes(
+                    width, height, itemsize=itemsize, batch=2, decoder_channels=0
+                )
             check_size(width, height, needed, memory.total, component.runtime.name)
 
     def _usual_activations(self, module: Module) -> int:
@@ -268,7 +276,7 @@ class Engine:
         frame = Frame(plan.width, plan.height, plan.distilled_guidance)
         return self.model.family.frame(cond, frame, self.model.architecture)
 
-    def _start(self, plan: Plan, report: Report) -> Start:
+    def _start(self, plan: Plan, tiling: Tiling, report: Report) -> Start:
         family, take = self.model.family, self.components[Module.DIFFUSION].runtime.take
         inpaints = family.inpaints(self.model.architecture)
         if plan.init_image is None and not plan.encoded_references:
@@ -276,7 +284,8 @@ class Engine:
         if inpaints and plan.mask is None:
             logger.warning("inpainting model: without --mask the whole picture is drawn anew")
         with self._resident(Module.VAE, report) as vae, report.phase(Phase.ENCODE_IMAGE, 1) as advance:
-            start = encode_start(vae, plan, family, self.config.rng, inpaints).map(take)
+            fitted = self._fitted(vae, tiling, advance)
+            start = encode_start(fitted, plan, family, self.config.rng, inpaints).map(take)
             advance(1)
         return start
 
@@ -339,12 +348,28 @@ class Engine:
             shift=shift,
         )
 
-    def _decode(self, latents: list[Tensor], report: Report) -> tuple[Image, ...]:
+    def _fitted(self, vae: nn.Module, tiling: Tiling, advance: Advance) -> FittedVAE:
+        """The autoencoder, by tiles where it is to be or where memory is short."""
+        component = self.components[Module.VAE]
+        backend = component.runtime
+
+        def free() -> int:
+            here = (part for part in self.components.values() if part.runtime is backend and part.is_loaded)
+            staying = (part for part in here if part.params is backend or part is component)
+            return room_for_work(backend, self.manager, sum(part.nbytes for part in staying))
+
+        def on_tile(done: int, total: int) -> None:
+            advance(min(done, total - 1), total)  # the picture is what ends the phase
+
+        return FittedVAE(vae, backend, tiling, free, on_tile)
+
+    def _decode(self, latents: list[Tensor], tiling: Tiling, report: Report) -> tuple[Image, ...]:
         images = []
         with self._resident(Module.VAE, report) as vae:
             for image, latent in enumerate(latents, 1):
                 with report.phase(Phase.DECODE, 1, image) as advance:
-                    images.append(decode(vae, latent, self.model.family.latent))
+                    fitted = self._fitted(vae, tiling, advance)
+                    images.append(decode(fitted, latent, self.model.family.latent))
                     advance(1)
         return tuple(images)
 

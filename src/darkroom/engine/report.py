@@ -6,11 +6,21 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from darkroom.api.errors import Cancelled
 from darkroom.api.result import IsCancelled, OnProgress, Phase, Progress
 
 logger = logging.getLogger(__name__)
+
+
+class Advance(Protocol):
+    """To be told how many steps of a phase are done, and of how many where that was not known before.
+
+    Raises Cancelled once the caller has asked for it.
+    """
+
+    def __call__(self, step: int, of: int | None = None) -> None: ...  # noqa: D102
 
 
 class Report:
@@ -23,18 +33,18 @@ class Report:
         self.timings: dict[Phase, float] = {}
 
     @contextmanager
-    def phase(self, phase: Phase, steps: int, image: int = 1) -> Iterator[Callable[[int], None]]:
+    def phase(self, phase: Phase, steps: int, image: int = 1) -> Iterator[Advance]:
         """Times the block; the function it yields is told how many steps are done.
 
         Raises Cancelled at the start and at every step, once the caller has asked for it.
         """
         start = time.perf_counter()
 
-        def advance(step: int) -> None:
+        def advance(step: int, of: int | None = None) -> None:
             if self._is_cancelled():
                 raise Cancelled("generation: cancelled")
             seconds = time.perf_counter() - start
-            self._on_progress(Progress(phase, step, steps, seconds, image, self._images))
+            self._on_progress(Progress(phase, step, of or steps, seconds, image, self._images))
 
         advance(0)
         yield advance

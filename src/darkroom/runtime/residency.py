@@ -54,6 +54,13 @@ def apply_limits(components: Components, manager: BackendManager, activations: A
             _stream(Module.DIFFUSION, diffusion, evenly(len(blocks), 0), manager)
 
 
+def room_for_work(backend: Backend, manager: BackendManager, held: int) -> int:
+    """Bytes of a device that may be used besides `held`, the weights on it; below 0 if those are too many."""
+    asked = manager.placement.limits.gibibytes(backend.name, _is_processor(backend))
+    free = backend.memory().free
+    return min(free, int(asked * GIBIBYTE) - held) if asked > 0 else free + int(asked * GIBIBYTE)
+
+
 def _budget(backend: Backend, gibibytes: float) -> int:
     """Bytes of a device that may be used."""
     if gibibytes > 0:
@@ -91,6 +98,8 @@ def _keep_within(budget: int, here: Components, manager: BackendManager, activat
         others = sum(weights[other] for other in staying if other is not module)
         if weights[module] + work[module] + others <= budget:
             continue
+        if module is Module.VAE:
+            continue  # its weights are little beside its activations, and those give way (engine.tiling)
         total, blocks = component.weigh()
         sizes = [block.nbytes for block in blocks]
         room = budget - work[module] - others - (total - sum(sizes))

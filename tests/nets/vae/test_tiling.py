@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.runtime.test_budget import PeakMemory
 from torch import Tensor
 
 from darkroom.nets.vae.kl import AutoencoderKL, KLConfig
 from darkroom.nets.vae.tiling import decode_tiled, encode_tiled
 from darkroom.nets.vae.wan import WanConfig, WanVAE
-from tests.runtime.test_budget import PeakMemory
 
 HALF_A_GREY_LEVEL = 1 / 255
 """Of pixels in [-1, 1]."""
