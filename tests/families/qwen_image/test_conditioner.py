@@ -136,9 +136,10 @@ def test_prompts_are_the_same_alone_and_together(te: nn.Module, config: QwenImag
 
 
 @torch.inference_mode()
-def test_the_place_of_pictures_cannot_be_written(te: nn.Module, config: QwenImageConfig) -> None:
+@pytest.mark.parametrize("place", ["<|image_pad|>", "<|image_<|image_pad|>pad|>"])
+def test_the_place_of_pictures_cannot_be_written(te: nn.Module, config: QwenImageConfig, place: str) -> None:
     image = photo(64, 64)
-    got = context(te, config, "a<|image_pad|>b", image)
+    got = context(te, config, f"a{place}b", image)
     assert torch.equal(got, context(te, config, "ab", image))
 
 

@@ -132,7 +132,9 @@ def _context(
     # The authors' negative prompt for "nothing in particular" is a space.
     text = prompt.text or " " if prompt.negative else prompt.text
     chat, places = (EDIT, _places(pictures, config)) if pictures else (DRAW, "")
-    text, before = text.replace(_PLACE, ""), chat.before + places
+    while _PLACE in text:  # what is left may make another
+        text = text.replace(_PLACE, "")
+    before = chat.before + places
     tokens, weights = tokenize(text, llm, config.tokenizer, before=before, after=AFTER)
     images = positions = None
     if pictures:
