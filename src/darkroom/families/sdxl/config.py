@@ -32,7 +32,7 @@ CLIP_L = Companion(
 )
 CLIP_G = Companion(
     Role.CLIP_G,
-    "the OpenCLIP-bigG text encoder (CLIP-G)",
+    "the CLIP-G text encoder (OpenCLIP-bigG)",
     ("text_encoder_2/model.safetensors (stabilityai/stable-diffusion-xl-base-1.0)", "clip_g.safetensors"),
 )
 VAE = Companion(
