@@ -83,7 +83,7 @@ def test_taesd_by_its_authors_names() -> None:
     assert describe_autoencoder(index) == "a tiny autoencoder (TAESD) with 4 latent channels, for previews"
 
 
-def test_what_is_none_is_told_by_some_of_its_names() -> None:
+def test_what_is_none_is_not_described() -> None:
     names = (
         "double_blocks.0.img_attn.proj.weight",
         "img_in.weight",
@@ -91,8 +91,5 @@ def test_what_is_none_is_told_by_some_of_its_names() -> None:
         "final_layer.linear.weight",
     )
     index = TensorIndex(TensorInfo(name, (4, 4), "f32") for name in names)
-    assert describe_autoencoder(index) == (
-        "no autoencoder that is known (4 tensors: double_blocks.0.img_attn.proj.weight, img_in.weight, "
-        "txt_in.weight...)"
-    )
-    assert describe_autoencoder(TensorIndex([])) == "no autoencoder that is known (0 tensors)"
+    assert describe_autoencoder(index) is None
+    assert describe_autoencoder(TensorIndex([])) is None

@@ -22,7 +22,7 @@ from darkroom.runtime.budget import format_bytes
 from darkroom.sampling.extra_args import parse_extra_args
 from darkroom.sampling.prediction import zero_terminal_alphas
 from darkroom.weights.checkpoint import Checkpoint, open_checkpoint
-from darkroom.weights.identify import describe_unknown
+from darkroom.weights.identify import describe_stranger, describe_unknown
 from darkroom.weights.keys import KeyRules, Rename
 from darkroom.weights.requantize import CPU, requantized
 from darkroom.weights.source import TensorSource, TensorView, open_source
@@ -112,17 +112,26 @@ def recognise(files: Mapping[Role, Checkpoint]) -> tuple[Family[Any], Any, Tenso
     Raises CheckpointError that names the closest family when none knows them, and for a file that holds
     nothing for its role.
     """
+    main = files.get(Role.DIFFUSION_MODEL) or files[Role.MODEL]
     views: dict[Family[Any], TensorView] = {}
+    unfit: CheckpointError | None = None
     for family in discover():
-        view = merged(files, family)
+        try:
+            view = merged(files, family)
+        except CheckpointError as err:  # most likely another family's names
+            unfit = err
+            continue
         architecture = family.detect(view.index)
         if architecture is not None:
             _check_roles(files, family, view)
             return family, architecture, view
         views[family] = view
+    if stranger := describe_stranger(main.index):
+        raise CheckpointError(f"{main.path}: this is {stranger}")
+    if unfit:
+        raise unfit
     closest = max(views, key=lambda family: len(views[family].index.keys() & set(family.landmarks)))
     landmarks = {family.title: family.landmarks for family in views}
-    main = files.get(Role.DIFFUSION_MODEL) or files[Role.MODEL]
     raise CheckpointError(f"{main.path}: {describe_unknown(views[closest].index, landmarks)}")
 
 

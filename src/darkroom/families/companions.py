@@ -8,9 +8,8 @@ from typing import TypeVar
 
 from darkroom.api.errors import CheckpointError
 from darkroom.api.names import Role
-from darkroom.weights.autoencoders import describe_autoencoder
+from darkroom.weights.identify import describe_part
 from darkroom.weights.index import TensorIndex
-from darkroom.weights.text_encoders import describe_text_encoder
 
 T = TypeVar("T")
 
@@ -55,8 +54,10 @@ def read_companion(
         )
     try:
         config = read(part.shapes())
-    except (KeyError, ValueError, IndexError) as err:
-        raise _wrong(part, companion, needed_by, None) from err
+    except KeyError as err:
+        raise _wrong(part, companion, needed_by, f"it lacks {err.args[0]}") from err
+    except (ValueError, IndexError) as err:
+        raise _wrong(part, companion, needed_by, "it has tensors of other shapes") from err
     reason = problem(config)
     if reason is not None:
         raise _wrong(part, companion, needed_by, reason)
@@ -93,11 +94,15 @@ def check_vocabulary(tokens: Iterable[int], known: int, role: Role) -> None:
         )
 
 
-def _wrong(part: TensorIndex, companion: Companion, needed_by: str, reason: str | None) -> CheckpointError:
-    describe = describe_autoencoder if companion.role is Role.VAE else describe_text_encoder
-    because = f" ({reason})" if reason else ""
+def _wrong(part: TensorIndex, companion: Companion, needed_by: str, reason: str) -> CheckpointError:
+    what = describe_part(part)
+    if what is None:
+        kind = "autoencoder" if companion.role is Role.VAE else "text encoder"
+        what = f"no {kind} that is known ({len(part)} tensors: {', '.join(list(part)[:3])}...)"
+    else:
+        what = f"{what} ({reason})"
     return CheckpointError(
-        f"{companion.role.flag}: this is {describe(part)}{because}; {needed_by} needs {companion.title}, "
+        f"{companion.role.flag}: this is {what}; {needed_by} needs {companion.title}, "
         f"for example {_examples(companion)}"
     )
 

@@ -18,17 +18,13 @@ _PREFIXES = (VAE, "vae.", "tae.")
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def describe_autoencoder(index: TensorIndex) -> str:
-    """A few words on an autoencoder: `a KL autoencoder with 16 latent channels (SD3 or Flux.1)`.
+def describe_autoencoder(index: TensorIndex) -> str | None:
+    """A few words on an autoencoder, `a KL autoencoder with 16 latent channels (SD3 or Flux.1)`, or None.
 
     index: under native or diffusers' names, with a prefix or bare.
     """
     shapes = next((part.shapes() for prefix in _PREFIXES if (part := index.under(prefix))), index.shapes())
-    description = _describe_tiny(shapes) or _describe_wan(shapes) or _describe_other(shapes)
-    if description:
-        return description
-    names = f": {', '.join(list(index)[:3])}..." if index else ""
-    return f"no autoencoder that is known ({len(index)} tensors{names})"
+    return _describe_tiny(shapes) or _describe_wan(shapes) or _describe_other(shapes)
 
 
 def _describe_tiny(shapes: Shapes) -> str | None:

@@ -44,8 +44,8 @@ _MMPROJ = {
 
 LLM_NAMES = KeyRules(
     (
-        # ComfyUI's models in one file, and folders of the diffusers layout.
-        Rename(r"^text_encoders\.qwen\w+\.", LLM),
+        # ComfyUI's models in one file, its files of an encoder alone, and folders of the diffusers layout.
+        Rename(r"^text_encoders\.(?:llm\.)?qwen\w+\.", LLM),
         Rename(
             r"^(?:te|text_encoder)\.(?=(?:model|visual|language_model|embed_tokens|layers|norm|lm_head)\.)",
             LLM,

@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 
-from darkroom.weights.keys import Derived, KeyRules, Rename, Rule, ToConv
+from darkroom.weights.keys import Derived, Drop, KeyRules, Rename, Rule, ToConv
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
@@ -111,6 +111,7 @@ def _decoder_levels(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Rule, ...]:
 
 DIFFUSERS_UNET = KeyRules(
     (
+        Drop(rf"{_UNET}time_embedding\.cond_proj\."),  # LCM's, for a guidance that stays 1
         *(Rename(rf"{_UNET}{re.escape(theirs)}\.", f"{UNET}{ours}.") for theirs, ours in _UNET_ENDS.items()),
         Derived(_unet_blocks),
         *(

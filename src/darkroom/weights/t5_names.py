@@ -43,6 +43,7 @@ T5_NAMES = KeyRules(
             r"(?=shared\.|encoder\.(?:block|final_layer_norm|embed_tokens)\.)",
             T5,
         ),
+        Rename(r"^t5xxl\.", T5),  # ComfyUI's files of an encoder alone
         Rename(rf"{_T5}transformer\.", T5),
         Drop(
             rf"{_T5}(?:"
