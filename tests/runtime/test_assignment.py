@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from darkroom.api.config import EngineConfig
 from darkroom.api.errors import PlacementError
-from darkroom.api.names import MODULE_ALIASES, Module
-from darkroom.runtime.assignment import Assignment, Assignments
+from darkroom.api.names import MODULE_ALIASES, Module, SplitMode
+from darkroom.runtime.assignment import Assignment, Assignments, device_list, split_mode
 
 DEVICE_NAMES = st.from_regex(r"[a-zA-Z]{1,8}[0-9]{0,2}", fullmatch=True)
 BLANKS = st.text(" \t", max_size=2)
@@ -124,11 +124,45 @@ def test_disk_is_a_place_for_weights() -> None:
 
 
 def test_device_list_to_run_on() -> None:
+    runtime = Assignments.of(EngineConfig(backend="diffusion= cuda0 & cuda1 &,te=cpu")).runtime
+    assert device_list(runtime.get(Module.DIFFUSION)) == ["cuda0", "cuda1"]
+    assert device_list(runtime.get(Module.TE)) == ["cpu"]
+
+
+@pytest.mark.parametrize(
+    ("backend", "message"),
+    [
+        ("te=&", "--backend: invalid backend device list '&'; write cuda0&cuda1, for example"),
+        (
+            "a&Auto",
+            "--backend: default backend token is not allowed in a device list 'a&Auto'; name each device",
+        ),
+        (
+            "te=a&disk",
+            "--backend: backend 'disk' is only supported by params_backend; write --params-backend disk to "
+            "leave weights in the file",
+        ),
+    ],
+)
+def test_device_lists_that_are_none(backend: str, message: str) -> None:
     with pytest.raises(PlacementError) as error:
-        Assignments.of(EngineConfig(backend="diffusion=cuda0&cuda1"))
-    assert str(error.value) == (
-        "--backend: device list 'cuda0&cuda1' cannot be used; name one device per module"
-    )
+        Assignments.of(EngineConfig(backend=backend))
+    assert str(error.value) == message
+
+
+def test_split_mode_is_said_as_backends_are() -> None:
+    split = Assignments.of(EngineConfig(split_mode="Row,te=layer")).split
+    assert split_mode(split.get(Module.DIFFUSION)) is SplitMode.ROW
+    assert split_mode(split.get(Module.TE)) is SplitMode.LAYER
+    assert split_mode(Assignment.parse("").get(Module.TE)) is SplitMode.LAYER
+
+
+def test_split_mode_that_is_none() -> None:
+    with pytest.raises(PlacementError) as error:
+        Assignments.of(EngineConfig(split_mode="diffusion=rows"))
+    assert str(error.value) == "--split-mode: invalid split mode 'rows' (expected layer or row)"
+    with pytest.raises(PlacementError, match=r"^--split-mode: unknown backend module 'x'; "):
+        Assignments.of(EngineConfig(split_mode="x=row"))
 
 
 def test_device_list_for_weights() -> None:
@@ -145,7 +179,7 @@ def test_device_list_for_weights() -> None:
         ("te=", "nothing=cpu", "--backend: invalid"),
         ("te=disk", "nothing=cpu", "--params-backend: unknown"),
         ("te=disk", "cpu&cpu", "--params-backend: params_backend"),
-        ("vae=disk,diffusion=a&b", "te=a&b", "--backend: device list"),
+        ("vae=disk,diffusion=a&auto", "te=a&b", "--backend: default backend token"),
     ],
     ids=["grammar first", "grammar of both flags", "defaults before modules", "modules in their order"],
 )
@@ -156,7 +190,7 @@ def test_first_of_several_mistakes_is_reported(backend: str, params_backend: str
 
 def test_old_flags_are_assignments() -> None:
     config = EngineConfig(clip_on_cpu=True, vae_on_cpu=True, control_net_cpu=True, offload_to_cpu=True)
-    runtime, params = Assignments.of(config)
+    runtime, params, _ = Assignments.of(config)
     assert runtime == Assignment.parse("te=cpu,vae=cpu,controlnet=cpu", "--backend")
     assert params == Assignment.parse("cpu", "--params-backend")
 
@@ -173,7 +207,7 @@ def test_offload_to_cpu_does_not_count_beside_params_backend() -> None:
 
 def test_each_old_flag_looks_at_its_own_new_one() -> None:
     config = EngineConfig(backend="cuda0", clip_on_cpu=True, offload_to_cpu=True)
-    runtime, params = Assignments.of(config)
+    runtime, params, _ = Assignments.of(config)
     assert (runtime.get(Module.TE), params.get(Module.TE)) == ("cuda0", "cpu")
 
 

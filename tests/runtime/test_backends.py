@@ -10,7 +10,7 @@ import torch
 
 from darkroom.api.config import EngineConfig
 from darkroom.api.errors import OutOfMemoryError, PlacementError
-from darkroom.api.names import Module
+from darkroom.api.names import Module, SplitMode
 from darkroom.runtime.backends import BackendManager, Placement
 from darkroom.runtime.devices import Devices
 
@@ -90,6 +90,23 @@ def test_first_unknown_device_is_reported(
 ) -> None:
     with pytest.raises(PlacementError, match=f"^{complaint} was not found; available: cpu, vulkan2, "):
         place(devices, backend=backend, params_backend=params_backend)
+
+
+def test_a_list_of_devices_is_a_spread_over_each_of_them_once(devices: Devices) -> None:
+    placement = place(devices, backend="diffusion=vulkan1&cuda&vulkan1,te=cuda0&CUDA", split_mode="row")
+    assert placement.spreads == {
+        Module.DIFFUSION: ((devices.resolve("vulkan1"), devices.resolve("cuda0")), SplitMode.ROW)
+    }
+    assert names(placement, Module.DIFFUSION) == ("vulkan1", "vulkan1")
+    assert names(placement, Module.TE) == ("cuda0", "cuda0")
+    with BackendManager(placement) as manager:
+        assert [backend.name for backend in manager.spread(Module.DIFFUSION)] == ["vulkan1", "cuda0"]
+        assert [backend.name for backend in manager.spread(Module.TE)] == ["cuda0"]
+
+
+def test_unknown_device_in_a_list(devices: Devices) -> None:
+    with pytest.raises(PlacementError, match=r"^--backend: backend 'cuda7' was not found; "):
+        place(devices, backend="te=cuda0&cuda7")
 
 
 def test_modules_on_one_device_share_its_backend(devices: Devices) -> None:

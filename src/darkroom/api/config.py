@@ -44,8 +44,17 @@ class EngineConfig(BaseModel):
     )
     backend: str = opt(
         "",
-        "runtime backend: one device name for everything, or a list such as te=cpu,vae=cuda0,diffusion=cuda0",
+        "runtime backend: one device name for everything, or a list such as te=cpu,vae=cuda0,diffusion=cuda0;"
+        " diffusion and te can be split over several devices: diffusion=cuda0&cuda1",
         "--backend",
+        metavar="SPEC",
+        concat=True,
+    )
+    split_mode: str = opt(
+        "",
+        "how a network is split over several devices: layer (some blocks on each) or row (a part of every "
+        "block on each); same syntax as --backend (default: layer)",
+        "--split-mode",
         metavar="SPEC",
         concat=True,
     )

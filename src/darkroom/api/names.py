@@ -142,6 +142,13 @@ class Module(StrEnum):
         return MODULE_ALIASES.get(name.strip().lower().replace("-", "").replace("_", ""))
 
 
+class SplitMode(StrEnum):
+    """How a network is spread over several devices: whole blocks, or a part of every matrix."""
+
+    LAYER = "layer"
+    ROW = "row"
+
+
 class Role(StrEnum):
     """The files that a model is put together from; each value is also the name of its option."""
 

@@ -45,6 +45,7 @@ from darkroom.runtime.component import Component
 from darkroom.runtime.devices import Devices
 from darkroom.runtime.packing import unpack_what_fits
 from darkroom.runtime.residency import apply_limits, room_for_work
+from darkroom.runtime.split import apply_splits, spread_of
 from darkroom.sampling.guidance import PredictBatch
 from darkroom.sampling.noise import NoiseSource
 from darkroom.sampling.prediction import Prediction, make_prediction
@@ -88,6 +89,7 @@ class Engine:
             specs = model.family.modules(model.architecture)
             undecided = [module for module in self.components if specs[module].keep_packed is None]
             unpack_what_fits(self.components, undecided, manager.placement.limits, self._usual_activations)
+        apply_splits(self.components, manager)
         apply_limits(self.components, manager, self._usual_activations)
         self._prompts = PromptCache()
         self._prediction: PredictionType | None = None
@@ -227,6 +229,7 @@ class Engine:
             params=self.manager.params(module),
             dtype=dtype_of(self.config.compute_type),
             keep_packed=spec.keep_packed is not False,
+            others=spread_of(module, self.manager)[1:],
         )
 
     def _resident(self, module: Module, report: Report) -> AbstractContextManager[nn.Module]:

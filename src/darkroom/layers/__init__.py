@@ -10,6 +10,8 @@ pixel_norm(x, gamma, conv_bias=None, silu=False)         RMS norm of each pixel'
 LayerNorm(width)(x)                          norm over the last axis
 Linear(width_in, width_out, bias)(x, residual=None)      x W^T + b, plus residual
 project(x, linears)                          several Linears of one input, one product where they are joined
+Parts(outputs, inputs, counts)               what of a module several devices can share (layers.parts)
+SummedLinear                                 stands in for Linear where each device has some of its inputs
 PackedLinear, PackedEmbedding                stand in for Linear and nn.Embedding while weights stay quantized
 matrix_of(layer, x)                          W of a Linear, packed or not, for what is fused with a product
 Conv2d(c_in, c_out, kernel, stride, padding)(x, residual=None, add_bias=True)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from darkroom.layers import kernels, onednn
+from darkroom.layers.parts import Parts
 
 
 class Linear(nn.Linear):
@@ -85,6 +86,11 @@ class SwiGLU(nn.Module):
         self.w1 = Linear(width, width_hidden, bias=False)
         self.w2 = Linear(width_hidden, width, bias=False)
         self.w3 = Linear(width, width_hidden, bias=False)
+
+    def parts(self) -> Parts:
+        """Hidden channels."""
+        hidden = (self.w2.in_features,)
+        return Parts({self.w1: hidden, self.w3: hidden}, {self.w2: hidden})
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         out: Tensor = self.w2(silu_gated(self.w1(x), self.w3(x)))

@@ -124,10 +124,10 @@ def packed_form(module: nn.Module, weight: PackedTensor) -> PackedModule | None:
     return None
 
 
-def unpack_ahead(net: nn.Module, without: Collection[nn.Module] = ()) -> UnpackAhead | None:
-    """Lets the packed layers of `net`, which are on a CUDA device, be unpacked before their turn.
+def unpack_ahead(net: nn.Module, without: Collection[nn.Module] = ()) -> list[UnpackAhead]:
+    """Lets the packed layers of `net`, which are on CUDA devices, be unpacked before their turn.
 
-    For as long as they stay there; `unpack_in_time` ends it. None where there is nothing to do.
+    For as long as they stay there; `unpack_in_time` ends it. One for each device that has something to do.
     without: modules whose weights come and go: nothing may read them before they are called.
     """
     left = {id(part) for module in without for part in module.modules()}
@@ -135,14 +135,13 @@ def unpack_ahead(net: nn.Module, without: Collection[nn.Module] = ()) -> UnpackA
         module for module in net.modules() if isinstance(module, PackedLinear) and id(module) not in left
     ]
     fast = [layer for layer in packed if is_fast(layer.packed)]
-    if not fast:
-        return None
-    device = fast[0].packed.data.device
-    layers = [layer for layer in fast if layer.packed.data.device == device]
-    ahead = UnpackAhead(layers, device)
-    for layer in layers:
-        layer.ahead = ahead
-    return ahead
+    made = []
+    for device in dict.fromkeys(layer.packed.data.device for layer in fast):
+        layers = [layer for layer in fast if layer.packed.data.device == device]
+        made.append(UnpackAhead(layers, device))
+        for layer in layers:
+            layer.ahead = made[-1]
+    return made
 
 
 def unpack_in_time(net: nn.Module) -> None:

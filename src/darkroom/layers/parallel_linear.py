@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from darkroom.layers import kernels
 from darkroom.layers.linear import linear, matrix_of, product_gelu
+from darkroom.layers.split_linear import SummedLinear
 
 
 def linear_and_gelu(x: Tensor, layer: nn.Module, width: int) -> tuple[Tensor, Tensor]:
@@ -36,6 +37,8 @@ def joined_linear(first: Tensor, second: Tensor, layer: nn.Module) -> Tensor:
 
     first: (..., D_1), second: (..., D_2)  ->  (..., D_out)
     """
+    if isinstance(layer, SummedLinear):
+        return layer.total(joined_linear(first, second, layer.part))
     weight = matrix_of(layer, first) if kernels.usable(first) else None
     if weight is None:
         out: Tensor = layer(torch.cat((first, second), dim=-1))

@@ -20,6 +20,7 @@ from darkroom.layers.joint_attention import Stream, joint_attention
 from darkroom.layers.linear import Linear, linear_gelu
 from darkroom.layers.norm import gated_residual, gated_residual_norm, modulated_layer_norm, rms_norm
 from darkroom.layers.parallel_linear import joined_linear, linear_and_gelu
+from darkroom.layers.parts import Parts
 from darkroom.layers.rope import rope_table, split_axes
 from darkroom.nets.patches import PATCH
 
@@ -116,6 +117,11 @@ class SelfAttention(nn.Module):
         self.norm = QKNorm(config.head_size)
         self.proj = Linear(config.hidden_size, config.hidden_size)
 
+    def parts(self) -> Parts:
+        """Heads."""
+        width = self.proj.in_features
+        return Parts({self.qkv: (width, width, width)}, {self.proj: (width,)})
+
     def stream(self, x: Tensor) -> Stream:
         """Queries, keys and values of x (b, l, D)."""
         return self.norm.stream(self.qkv(x))
@@ -126,6 +132,11 @@ class MLP(nn.Sequential):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__(Linear(width, hidden), nn.GELU(approximate="tanh"), Linear(hidden, width))
+        self.hidden = hidden
+
+    def parts(self) -> Parts:
+        """Hidden channels."""
+        return Parts({self[0]: (self.hidden,)}, {self[2]: (self.hidden,)})
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         out: Tensor = self[2](linear_gelu(x, self[0]))
@@ -162,6 +173,10 @@ class DoubleStreamBlock(nn.Module):
         self.txt_attn = SelfAttention(config)
         self.txt_mlp = MLP(config.hidden_size, config.mlp_size)
 
+    def parts(self) -> Parts:
+        """Heads; the projections say the rest."""
+        return Parts(counts=("num_heads",))
+
     def forward(  # noqa: D102
         self, img: Tensor, txt: Tensor, img_vec: Tensor, txt_vec: Tensor, rope: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -194,6 +209,15 @@ class SingleStreamBlock(nn.Module):
         self.linear1 = Linear(width, 3 * width + config.mlp_size)
         self.norm = QKNorm(config.head_size)
         self.linear2 = Linear(width + config.mlp_size, width)
+
+    def parts(self) -> Parts:
+        """Heads and hidden channels."""
+        width, hidden = self.width, self.linear2.in_features - self.width
+        return Parts(
+            {self.linear1: (width, width, width, hidden)},
+            {self.linear2: (width, hidden)},
+            ("width", "num_heads"),
+        )
 
     def forward(self, x: Tensor, vec: Tensor, rope: Tensor) -> Tensor:  # noqa: D102
         (mod,) = _modulations(self.modulation(vec), SINGLE_ROWS)

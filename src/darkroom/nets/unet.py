@@ -16,6 +16,7 @@ from darkroom.layers.embed import timestep_embedding
 from darkroom.layers.joint import project
 from darkroom.layers.linear import GEGLU, Linear
 from darkroom.layers.norm import GroupNorm, GroupNormSiLU, LayerNorm
+from darkroom.layers.parts import Parts
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -184,6 +185,11 @@ class CrossAttention(nn.Module):
         self.to_v = Linear(context_dim or width, width, bias=False)
         self.to_out = nn.ModuleList((Linear(width, width),))
 
+    def parts(self) -> Parts:
+        """Heads."""
+        width, out = (self.to_q.out_features,), self.to_out[0]
+        return Parts({self.to_q: width, self.to_k: width, self.to_v: width}, {out: width}, ("heads",))
+
     def joint_projections(self) -> Sequence[Sequence[nn.Module]]:
         """Queries, keys and values of x; those of the context the UNet joins over all blocks."""
         return ((self.to_q, self.to_k, self.to_v),) if self.is_self_attention else ()
@@ -206,6 +212,12 @@ class FeedForward(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.net = nn.ModuleList((GEGLU(width, 4 * width), nn.Identity(), Linear(4 * width, width)))
+        self.hidden = 4 * width
+
+    def parts(self) -> Parts:
+        """Hidden channels; values and gates lie side by side."""
+        geglu = self.net[0].get_submodule("proj")
+        return Parts({geglu: (self.hidden, self.hidden)}, {self.net[2]: (self.hidden,)})
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:  # noqa: D102
         out: Tensor = self.net[2](self.net[0](x), residual)

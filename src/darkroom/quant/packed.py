@@ -108,6 +108,30 @@ class PackedTensor:
         first, last = (n * row // block.elements * block.nbytes for n in (start, stop))
         return PackedTensor(self.data[first:last], self.format, shape)
 
+    def row_ranges(self, ranges: Sequence[tuple[int, int]]) -> PackedTensor:
+        """These rows, one range after the other; blocks must not cross rows."""
+        slices = [self.row_slice(start, stop) for start, stop in ranges]
+        parts = [part for part in slices if isinstance(part, PackedTensor)]
+        joined = parts[0] if len(parts) == 1 else PackedTensor.join(parts)
+        assert joined is not None, "parts of one tensor have one format"
+        return joined
+
+    def has_whole_columns(self, ranges: Sequence[tuple[int, int]]) -> bool:
+        """Whether no block holds weights of a column in one of the ranges and of one that is not."""
+        elements = 1 if self.format in fp8.DTYPES else gguf.BLOCK_TYPES[self.format].elements
+        ends = [end for both in ranges for end in both]
+        return len(self.shape) == 2 and self.has_whole_rows and all(end % elements == 0 for end in ends)
+
+    def columns(self, ranges: Sequence[tuple[int, int]]) -> PackedTensor:
+        """These columns of a matrix, one range after the other; they must be whole blocks."""
+        assert self.has_whole_columns(ranges), "blocks are not divided"
+        block = gguf.BLOCK_TYPES.get(self.format)
+        elements, nbytes = (block.elements, block.nbytes) if block else (1, 1)
+        rows, blocks = self.shape[0], self.data.view(self.shape[0], -1, nbytes)
+        data = torch.cat([blocks[:, start // elements : stop // elements] for start, stop in ranges], dim=1)
+        width = sum(stop - start for start, stop in ranges)
+        return replace(self, data=data.flatten(), shape=(rows, width))
+
     def _row_scales(self) -> Tensor:
         if self.scale is None:
             return torch.ones(self.shape[0], device=self.data.device)

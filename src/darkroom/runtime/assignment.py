@@ -1,4 +1,4 @@
-"""The grammar of --backend and --params-backend: which module is given which device name. Needs no device."""
+"""The grammar of --backend, --params-backend and --split-mode: what each module is given. Needs no device."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 from darkroom.api.config import EngineConfig
 from darkroom.api.errors import PlacementError
-from darkroom.api.names import Module
+from darkroom.api.names import Module, SplitMode
 
 RUNTIME_FLAG = "--backend"
 PARAMS_FLAG = "--params-backend"
+SPLIT_FLAG = "--split-mode"
 DISK = "disk"
 
 DEFAULT_KEYS = frozenset({"all", "default", "*"})
@@ -20,7 +21,7 @@ DEFAULT_DEVICES = frozenset({"", "auto", "default"})
 
 @dataclass(frozen=True)
 class Assignment:
-    """What one flag says: a device name for some modules, and one for all others. "" is nothing said.
+    """What one flag says: a name for some modules, and one for all others. "" is nothing said.
 
     flag: how messages call it. modules: in the order of `Module`, whatever the order of the text.
     """
@@ -68,10 +69,11 @@ class Assignment:
 
 
 class Assignments(NamedTuple):
-    """Where the modules run, and where their weights live."""
+    """Where the modules run, where their weights live, and how they are split over several devices."""
 
     runtime: Assignment
     params: Assignment
+    split: Assignment
 
     @classmethod
     def of(cls, config: EngineConfig) -> Assignments:
@@ -84,13 +86,17 @@ class Assignments(NamedTuple):
         params = config.params_backend
         if not params.strip() and config.offload_to_cpu:
             params = "*=cpu"
-        pair = cls(Assignment.parse(runtime, RUNTIME_FLAG), Assignment.parse(params, PARAMS_FLAG))
-        for assignment, name in pair.names():
+        assignments = cls(
+            Assignment.parse(runtime, RUNTIME_FLAG),
+            Assignment.parse(params, PARAMS_FLAG),
+            Assignment.parse(config.split_mode, SPLIT_FLAG),
+        )
+        for assignment, name in assignments.names():
             check_name(name, assignment.flag)
-        return pair
+        return assignments
 
     def names(self) -> Iterator[tuple[Assignment, str]]:
-        """Every device name said, in the order in which they are checked: defaults first, then modules."""
+        """Every name said, in the order in which they are checked: defaults first, then modules."""
         for assignment in self:
             if assignment.default:
                 yield assignment, assignment.default
@@ -100,19 +106,44 @@ class Assignments(NamedTuple):
 
 
 def check_name(name: str, flag: str) -> None:
-    """Raises PlacementError for a device name that no machine could serve."""
-    if is_disk(name):
-        if flag != PARAMS_FLAG:
-            raise PlacementError(
-                f"{flag}: backend 'disk' is only supported by params_backend; "
-                f"write {PARAMS_FLAG} disk to leave weights in the file"
-            )
+    """Raises PlacementError for a device name that no machine could serve, and for what is no split mode."""
+    if flag == SPLIT_FLAG:
+        if split_mode(name) is None:
+            raise PlacementError(f"{flag}: invalid split mode '{name}' (expected layer or row)")
     elif "&" in name:
-        if flag == PARAMS_FLAG:
+        _check_list(name, flag)
+    elif is_disk(name) and flag != PARAMS_FLAG:
+        raise PlacementError(
+            f"{flag}: backend 'disk' is only supported by params_backend; "
+            f"write {PARAMS_FLAG} disk to leave weights in the file"
+        )
+
+
+def _check_list(name: str, flag: str) -> None:
+    if flag == PARAMS_FLAG:
+        raise PlacementError(
+            f"{flag}: params_backend does not accept device lists ('{name}'); name one device or disk"
+        )
+    names = device_list(name)
+    if not names:
+        raise PlacementError(f"{flag}: invalid backend device list '{name}'; write cuda0&cuda1, for example")
+    for part in names:
+        if is_default(part):
             raise PlacementError(
-                f"{flag}: params_backend does not accept device lists ('{name}'); name one device or disk"
+                f"{flag}: default backend token is not allowed in a device list '{name}'; name each device"
             )
-        raise PlacementError(f"{flag}: device list '{name}' cannot be used; name one device per module")
+        check_name(part, flag)
+
+
+def device_list(name: str) -> list[str]:
+    """The device names in `name`, which `&` joins."""
+    return [part for part in (part.strip() for part in name.split("&")) if part]
+
+
+def split_mode(name: str) -> SplitMode | None:
+    """The mode that `name` means, `layer` where nothing is said; None if there is none."""
+    wanted = name.strip().lower()
+    return SplitMode.LAYER if not wanted else next((mode for mode in SplitMode if mode == wanted), None)
 
 
 def is_default(name: str) -> bool:

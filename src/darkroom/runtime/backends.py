@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from darkroom.api.config import EngineConfig
 from darkroom.api.errors import OutOfMemoryError, PlacementError
-from darkroom.api.names import ComputeType, Module
-from darkroom.runtime.assignment import Assignments, is_disk
+from darkroom.api.names import ComputeType, Module, SplitMode
+from darkroom.runtime.assignment import SPLIT_FLAG, Assignments, device_list, is_disk, split_mode
 from darkroom.runtime.budget import format_bytes
 from darkroom.runtime.courier import Courier
 from darkroom.runtime.devices import Device, Devices
@@ -93,6 +93,10 @@ class Backend(ABC):
         """`tensor` on this device, its memory format kept."""
         return tensor.to(self.device)
 
+    def current(self) -> AbstractContextManager[object]:
+        """Within it this is the device that the calling thread works on."""
+        return nullcontext()
+
     def courier(self, *, reads_files: bool) -> Courier:
         """Who brings weights here while the device works. reads_files: what is brought comes from files."""
         return Courier()
@@ -158,6 +162,13 @@ class Backend(ABC):
         return f"<{type(self).__name__} {self.name}{' closed' if self._is_closed else ''}>"
 
 
+class Spread(NamedTuple):
+    """The devices that one module is to be split over, the main one first, each once, and how."""
+
+    devices: tuple[Device, ...]
+    mode: SplitMode
+
+
 class Residency(NamedTuple):
     """Where one module runs, and where its weights live: a device, or None for their file."""
 
@@ -167,11 +178,15 @@ class Residency(NamedTuple):
 
 @dataclass(frozen=True)
 class Placement:
-    """Every module's residency, on the devices of this machine, and how much of one may be used."""
+    """Every module's residency, on the devices of this machine, and how much of one may be used.
+
+    spreads: of the modules for which several devices were named.
+    """
 
     devices: Devices
     residencies: Mapping[Module, Residency]
     limits: Limits
+    spreads: Mapping[Module, Spread]
 
     @classmethod
     def parse(cls, config: EngineConfig, devices: Devices) -> Placement:
@@ -182,15 +197,21 @@ class Placement:
         assignments = Assignments.of(config)
         limits = Limits.of(config)
         for assignment, name in assignments.names():
-            if not is_disk(name):
-                devices.resolve(name, assignment.flag)
-        residencies = {}
+            if assignment.flag != SPLIT_FLAG and not is_disk(name):
+                for part in device_list(name) or [name]:
+                    devices.resolve(part, assignment.flag)
+        residencies, spreads = {}, {}
         for module in Module:
-            runtime = devices.resolve(assignments.runtime.get(module))
+            names = device_list(assignments.runtime.get(module)) or [""]
+            runtime, *others = dict.fromkeys(devices.resolve(name) for name in names)
+            if others:
+                mode = split_mode(assignments.split.get(module)) or SplitMode.LAYER
+                spreads[module] = Spread((runtime, *others), mode)
             name = assignments.params.get(module)
             params = None if is_disk(name) else devices.resolve(name) if name else runtime
             residencies[module] = Residency(runtime, params)
-        return cls(devices, residencies, limits.resolved(lambda name: devices.resolve(name).name))
+        resolved = limits.resolved(lambda name: devices.resolve(name).name)
+        return cls(devices, residencies, resolved, spreads)
 
     def of(self, module: Module) -> Residency:
         """Where `module` is placed."""
@@ -218,6 +239,12 @@ class BackendManager:
         """Where the weights of `module` live; None: in their file."""
         device = self.placement.of(module).params
         return None if device is None else self._backend(device, module)
+
+    def spread(self, module: Module) -> tuple[Backend, ...]:
+        """All devices that `module` was given, the main one first."""
+        spread = self.placement.spreads.get(module)
+        devices = spread.devices if spread else (self.placement.of(module).runtime,)
+        return tuple(self._backend(device, module) for device in devices)
 
     def host(self, module: Module) -> Backend:
         """The processor, whose memory weights of `module` wait in while they are not needed."""

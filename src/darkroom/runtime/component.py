@@ -15,6 +15,7 @@ from torch import nn
 from darkroom.runtime.backends import Backend
 from darkroom.runtime.blocks import Block, find_blocks
 from darkroom.runtime.budget import format_bytes
+from darkroom.runtime.layer_split import Share
 from darkroom.runtime.slots import Slot, replace, slots
 from darkroom.runtime.stream import BlockStream, Streaming
 from darkroom.runtime.streamed import FiledBlock, HousedBlock, StreamedBlock
@@ -47,7 +48,8 @@ class Component:
     copied to the runtime backend for each use, and the copies dropped after it. params is None: they are read
     from the file for each use and dropped after it.
 
-    `streaming` names blocks that are never there with the others: each is brought when it is its turn.
+    `stream` names blocks that are never there with the others: each is brought when it is its turn.
+    `split` gives parts of the network other devices than the runtime backend, where they live and run.
 
     One thread at a time. Backends are the manager's; a component never closes them.
     """
@@ -62,14 +64,16 @@ class Component:
         params: Backend | None,
         dtype: torch.dtype,
         keep_packed: bool = False,
+        others: Sequence[Backend] = (),
     ) -> None:
         """`build` makes the network on the meta device; `source` has its tensors by the network's names.
 
         keep_packed: weights that are quantized in the file stay so wherever they are, as `bind_weights` keeps
-        them.
+        them. others: devices besides `runtime` that it may be split over.
         """
         self.name = name
         self.runtime = runtime
+        self.backends = (runtime, *others)
         self.params = params
         self.dtype = dtype
         self.keep_packed = keep_packed
@@ -81,6 +85,7 @@ class Component:
         self._at_home: list[Slot] = []
         self._streaming: Streaming | None = None
         self._stream: BlockStream | None = None
+        self._shares: tuple[Share, ...] = ()
         self._is_bound = False
         self._visitors = 0
 
@@ -130,6 +135,31 @@ class Component:
         assert not self._is_bound, "weights are where they were to be before"
         self._streaming = Streaming(tuple(blocks), home) if blocks else None
 
+    @property
+    def is_split(self) -> bool:
+        """Whether it runs on several devices."""
+        return bool(self._shares)
+
+    @property
+    def source(self) -> TensorSource:
+        """Its tensors. Raises RuntimeError after `close`."""
+        if self._source is None:
+            raise RuntimeError(f"{self.name}: the component is closed; it lives as long as its engine")
+        return self._source
+
+    def split(self, net: nn.Module, source: TensorSource, shares: Sequence[Share]) -> None:
+        """From now on runs on several devices; before weights are loaded.
+
+        net: on the meta device, what brings tensors from one device to another being in it. shares: what of
+        it is not on the runtime backend.
+        """
+        assert not self._is_bound, "weights are where they were to be before"
+        self._build, self._source, self._net, self._shares = lambda: net, source, None, tuple(shares)
+
+    def build(self) -> nn.Module:
+        """The network on the meta device, one more of it."""
+        return self._build()
+
     def load(self, on_bytes: OnBytes | None = None) -> None:
         """Reads the weights to where they live, unless they are there or live in the file.
 
@@ -176,24 +206,27 @@ class Component:
             self.load(on_bytes)
             if self.params is not self.runtime:
                 self._move(self.params)
-        if self._stream is None:
+        if self._stream is None and not self._shares:
             return self.runtime.accelerate(self._network())
-        self.runtime.lay_out(self._network(), without=self._stream.modules)
+        self.runtime.lay_out(self._network(), without=self._stream.modules if self._stream else ())
         return self._network()
 
     def _bind(self, backend: Backend, on_bytes: OnBytes | None) -> None:
-        if self._source is None:
-            raise RuntimeError(f"{self.name}: the component is closed; it lives as long as its engine")
+        source = self.source
         start = time.perf_counter()
         net = self._network()
+        shares = self._shares if backend is self.runtime else ()
         try:
             with backend.guarded(f"loading {self.name}"):
-                if self._streaming is None:
-                    self._fill(net, self._source, backend, None, on_bytes)
-                else:
-                    rest = self._source.index.keys() - self._streamed_tensors()
-                    self._fill(net, self._source, backend, rest, on_bytes)
+                elsewhere = self._streamed_tensors().union(*(share.tensors for share in shares))
+                only = source.index.keys() - elsewhere if elsewhere else None
+                self._fill(net, source, backend, only, on_bytes)
+                if self._streaming is not None:
                     self._stream = self._made_stream(self._streaming, on_bytes)
+                for share in shares:
+                    with share.backend.guarded(f"loading {self.name}"):
+                        self._fill(net, source, share.backend, share.tensors, on_bytes)
+                        share.backend.synchronize()
                 backend.synchronize()
         except BaseException:
             self._drop()
@@ -204,7 +237,8 @@ class Component:
         self.traffic.loaded_bytes += size
         self.traffic.load_seconds += seconds
         home = self._streaming.home if self._streaming else None
-        where = backend.name if home is None or home is backend else f"{backend.name} and {home.name}"
+        others = [share.backend for share in shares] if home is None or home is backend else [home]
+        where = " and ".join(part.name for part in (backend, *others))
         logger.info("%s: loaded %s in %.1f s to %s", self.name, format_bytes(size), seconds, where)
 
     def _fill(
@@ -272,6 +306,16 @@ class Component:
         blocks = self._streaming.blocks if self._streaming else ()
         return {f"{block.name}.{tensor}" for block in blocks for tensor in block.tensors}
 
+    def _shared_tables(self) -> dict[int, Backend]:
+        """By identity, the tables of places whose tensors belong to other devices, and which these are."""
+        tables: dict[int, Backend] = {}
+        for share in self._shares:
+            kept = [self._network().get_submodule(name) for name in share.kept]
+            for name in share.modules:
+                places = slots(self._network().get_submodule(name), kept)
+                tables |= {id(slot.table): share.backend for slot in places}
+        return tables
+
     def _count(self, nbytes: int) -> None:
         self.traffic.streamed_blocks += 1
         self.traffic.streamed_bytes += nbytes
@@ -281,7 +325,12 @@ class Component:
         start = time.perf_counter()
         self._at_home = self._staying()
         with self.runtime.guarded(f"moving {self.name} there"):
-            replace(self._at_home, self.runtime.take)
+            away = self._shared_tables()
+            replace([slot for slot in self._at_home if id(slot.table) not in away], self.runtime.take)
+            for share in self._shares:
+                theirs = [slot for slot in self._at_home if away.get(id(slot.table)) is share.backend]
+                replace(theirs, share.backend.take)
+                share.backend.synchronize()
             self.runtime.synchronize()
         size, seconds = self._nbytes(self._at_home), time.perf_counter() - start
         self.traffic.moves += 1
@@ -293,7 +342,7 @@ class Component:
             format_bytes(size),
             seconds,
             home.name,
-            self.runtime.name,
+            " and ".join(backend.name for backend in self.backends),
         )
 
     def _leave(self) -> None:
@@ -302,7 +351,8 @@ class Component:
         if self.params is self.runtime:
             if self._stream is not None:
                 self.runtime.empty_cache()
-            self.runtime.rest()
+            for backend in self.backends:
+                backend.rest()
             return
         self._retire()
         if self.params is None:
@@ -310,8 +360,9 @@ class Component:
         for slot in self._at_home:
             slot.table[slot.key] = slot.tensor
         self._at_home = []
-        if not self.runtime.is_closed:
-            self.runtime.empty_cache()
+        for backend in self.backends:
+            if not backend.is_closed:
+                backend.empty_cache()
         logger.debug("%s: released on %s", self.name, self.runtime.name)
 
     def _retire(self) -> None:

@@ -39,7 +39,7 @@ def accelerate(net: nn.Module) -> nn.Module:
     For as long as the weights stay where they are: drop the result before they move.
     """
     join_weights(net)
-    return GraphedModule(net, ahead=unpack_ahead(net))
+    return GraphedModule(net, ahead=next(iter(unpack_ahead(net)), None))
 
 
 @dataclass

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from darkroom.api.config import EngineConfig
 from darkroom.api.errors import PlacementError
+from darkroom.api.names import Module
 from darkroom.runtime.assignment import DEFAULT_KEYS
 
 MAX_VRAM_FLAG = "--max-vram"
@@ -63,6 +64,10 @@ class Limits:
                     f"{MAX_VRAM_FLAG}: unknown {MAX_VRAM_FLAG} backend '{name}'; {reason}"
                 ) from None
         return Limits(self.default, devices, self.gpu_layers, self.stream_layers)
+
+    def streams(self, module: Module) -> bool:
+        """Whether blocks of a module are to come and go, whatever the devices' memory is."""
+        return module is Module.DIFFUSION and (self.stream_layers or self.gpu_layers >= 0)
 
     def gibibytes(self, device: str, is_processor: bool) -> float:
         """What was said about a device, as `default` is said. The processor is limited only by its name."""

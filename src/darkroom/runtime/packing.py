@@ -12,6 +12,7 @@ from darkroom.runtime.component import Component
 from darkroom.runtime.devices import DeviceType
 from darkroom.runtime.limits import GIBIBYTE, Limits
 from darkroom.runtime.residency import SPARE, Activations, Components
+from darkroom.runtime.split import room_on
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ def unpack_what_fits(
         packed = component.weigh()[0]
         component.keep_packed = False
         unpacked = component.weigh()[0]
-        needed, room = _needed(component.runtime, components, activations), _room(component.runtime, limits)
+        needed, room = _needed(component.runtime, components, activations), _room(component, limits)
         component.keep_packed = _comes_and_goes(module, component, limits) or needed > room
         if not component.keep_packed:
             message = "%s: quantized weights are unpacked as they are loaded, %s become %s"
@@ -48,13 +49,13 @@ def unpack_what_fits(
                 module,
                 format_bytes(packed),
                 format_bytes(unpacked),
-                component.runtime.name,
+                " and ".join(backend.name for backend in component.backends),
                 format_bytes(room),
             )
 
 
 def _comes_and_goes(module: Module, component: Component, limits: Limits) -> bool:
-    if module is Module.DIFFUSION and (limits.stream_layers or limits.gpu_layers >= 0):
+    if limits.streams(module) and len(component.backends) == 1:
         return True
     return component.params not in (component.runtime, None)
 
@@ -67,8 +68,11 @@ def _needed(backend: Backend, components: Components, activations: Activations) 
     return staying + visiting + max(int(SPARE * activations(module)) for module in here)
 
 
-def _room(backend: Backend, limits: Limits) -> int:
-    """Bytes of a device that may be used."""
+def _room(component: Component, limits: Limits) -> int:
+    """Bytes that may be used of the devices that a component runs on."""
+    if len(component.backends) > 1:
+        return sum(room_on(backend, limits) for backend in component.backends)
+    backend = component.runtime
     is_processor = backend.info.type is DeviceType.CPU
     free = backend.memory().free
     asked = int(limits.gibibytes(backend.name, is_processor) * GIBIBYTE)

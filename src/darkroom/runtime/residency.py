@@ -34,11 +34,15 @@ def apply_limits(components: Components, manager: BackendManager, activations: A
         )
     for backend in dict.fromkeys(component.runtime for component in components.values()):
         asked = limits.gibibytes(backend.name, _is_processor(backend))
-        here = {module: part for module, part in components.items() if part.runtime is backend}
-        if asked:
+        here = {
+            module: part
+            for module, part in components.items()
+            if part.runtime is backend and not part.is_split
+        }
+        if asked and here:
             _keep_within(_budget(backend, asked), here, manager, activations)
     diffusion = components.get(Module.DIFFUSION)
-    if diffusion is None:
+    if diffusion is None or diffusion.is_split:
         return
     if limits.gpu_layers >= 0:
         _, blocks = diffusion.weigh()

@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 
 import torch
 from torch import Tensor, nn
@@ -123,6 +123,10 @@ class CudaBackend(Backend):
         torch.cuda.get_device_properties(self.device)
         for setting, value in ((_CUDNN_BENCHMARK, True), (_CUDNN_TF32, False), (_MATMUL_TF32, False)):
             self._undo.callback(setting.hold(value))
+
+    def current(self) -> AbstractContextManager[object]:
+        """torch's and Triton's current device."""
+        return torch.cuda.device(self.device)
 
     def take(self, tensor: Tensor) -> Tensor:
         """`tensor` on this card, its memory format kept; later work on the card waits for it."""

@@ -17,6 +17,7 @@ from darkroom.layers.joint import project
 from darkroom.layers.joint_attention import Stream, joint_attention
 from darkroom.layers.linear import Linear, linear_gelu
 from darkroom.layers.norm import RMSNorm, gated_residual, gated_residual_norm, modulated_layer_norm
+from darkroom.layers.parts import Parts
 from darkroom.layers.rope import rope_table, split_axes
 from darkroom.nets.patches import PATCH, patchify, unpatchify
 
@@ -120,6 +121,12 @@ class FeedForward(nn.Module):
         super().__init__()
         # Index 1 is the authors' dropout.
         self.net = nn.Sequential(ProjectionGELU(width, 4 * width), nn.Identity(), Linear(4 * width, width))
+        self.hidden = 4 * width
+
+    def parts(self) -> Parts:
+        """Hidden channels."""
+        hidden = (self.hidden,)
+        return Parts({self.net[0].get_submodule("proj"): hidden}, {self.net[2]: hidden})
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         out: Tensor = self.net(x)
@@ -149,6 +156,13 @@ class JointAttention(nn.Module):
         self.norm_added_k = RMSNorm(head_size)
         self.to_out = nn.ModuleList((Linear(width, width),))
         self.to_add_out = Linear(width, width)
+
+    def parts(self) -> Parts:
+        """Heads."""
+        width = (self.to_q.out_features,)
+        outputs = [linear for group in self.joint_projections() for linear in group]
+        inputs = (self.to_out[0], self.to_add_out)
+        return Parts(dict.fromkeys(outputs, width), dict.fromkeys(inputs, width), ("heads",))
 
     def joint_projections(self) -> Sequence[Sequence[nn.Module]]:
         """Queries, keys and values: of the images, and of the text."""

@@ -17,6 +17,7 @@ from darkroom.layers.joint import project
 from darkroom.layers.joint_attention import Stream, joint_attention
 from darkroom.layers.linear import Linear, linear_gelu
 from darkroom.layers.norm import RMSNorm, gated_residual, gated_residual_norm, modulated_layer_norm
+from darkroom.layers.parts import Parts, Sections
 
 # Of Stable Diffusion 3 medium, which has no norms in its attention that would tell.
 HEAD_SIZE = 64
@@ -105,11 +106,18 @@ class Attention(nn.Module):
     def __init__(self, config: MMDiTConfig, is_last: bool = False) -> None:
         super().__init__()
         width, self.num_heads = config.hidden_size, config.num_heads
+        self.is_last = is_last
         self.qkv = Linear(width, 3 * width)
         self.ln_q = RMSNorm(width // config.num_heads) if config.qk_norm else None
         self.ln_k = RMSNorm(width // config.num_heads) if config.qk_norm else None
         if not is_last:
             self.proj = Linear(width, width)
+
+    def parts(self) -> Parts:
+        """Heads; where no projection follows, they are needed all the same: those are thrown away."""
+        width = self.qkv.in_features
+        inputs: dict[nn.Module, Sections] = {} if self.is_last else {self.proj: (width,)}
+        return Parts({self.qkv: (width, width, width)}, inputs, ("num_heads",))
 
     def stream(self, x: Tensor) -> Stream:
         """Queries, keys and values of x: (b, l, D)."""
@@ -130,6 +138,11 @@ class MLP(nn.Module):
         super().__init__()
         self.fc1 = Linear(config.hidden_size, config.mlp_size)
         self.fc2 = Linear(config.mlp_size, config.hidden_size)
+
+    def parts(self) -> Parts:
+        """Hidden channels."""
+        hidden = (self.fc1.out_features,)
+        return Parts({self.fc1: hidden}, {self.fc2: hidden})
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         out: Tensor = self.fc2(linear_gelu(x, self.fc1))
@@ -177,6 +190,10 @@ class JointBlock(nn.Module):
         self.num_heads = config.num_heads
         self.context_block = Block(config, is_last=number == config.num_layers - 1)
         self.x_block = Block(config, is_dual=number in config.dual_blocks)
+
+    def parts(self) -> Parts:
+        """Heads; the projections say the rest."""
+        return Parts(counts=("num_heads",))
 
     def joint_projections(self) -> Sequence[Sequence[nn.Module]]:
         """The modulations of both streams."""

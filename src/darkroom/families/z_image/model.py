@@ -23,6 +23,7 @@ from darkroom.layers.norm import (
     normed_residual,
     normed_residual_norm,
 )
+from darkroom.layers.parts import Parts
 from darkroom.layers.rope import rope_table, split_axes
 from darkroom.nets.patches import PATCH
 
@@ -103,6 +104,11 @@ class Attention(nn.Module):
         self.out = Linear(width, width, bias=False)
         self.q_norm = RMSNorm(width // heads)
         self.k_norm = RMSNorm(width // heads)
+
+    def parts(self) -> Parts:
+        """Heads."""
+        width = self.out.in_features
+        return Parts({self.qkv: (width, width, width)}, {self.out: (width,)}, ("heads",))
 
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:  # noqa: D102
         q, k, v = self.qkv(x).chunk(3, dim=-1)

@@ -16,6 +16,7 @@ from darkroom.layers.embed import embedding
 from darkroom.layers.joint import project
 from darkroom.layers.linear import Linear, silu_gated
 from darkroom.layers.norm import RMSNorm
+from darkroom.layers.parts import Parts, Sections
 from darkroom.layers.rope import apply_rope_halves, rope_table
 
 # Of every Qwen2.5 and Qwen3 that pictures are made with; Qwen2.5's shapes do not tell.
@@ -117,6 +118,12 @@ class QwenAttention(nn.Module):
     def _for_every_query(self, x: Tensor) -> Tensor:
         return x.repeat_interleave(self.num_heads // self.num_kv_heads, dim=1)
 
+    def parts(self) -> Parts:
+        """Heads, those of keys and values being fewer."""
+        queries, keys = (self.q_proj.out_features,), (self.k_proj.out_features,)
+        outputs: dict[nn.Module, Sections] = {self.q_proj: queries, self.k_proj: keys, self.v_proj: keys}
+        return Parts(outputs, {self.o_proj: queries}, ("num_heads", "num_kv_heads"))
+
     def joint_projections(self) -> Sequence[Sequence[nn.Module]]:
         """All three, of the same tokens."""
         return ((self.q_proj, self.k_proj, self.v_proj),)
@@ -138,6 +145,11 @@ class QwenMLP(nn.Module):
         gate, up = project(x, (self.gate_proj, self.up_proj))
         out: Tensor = self.down_proj(silu_gated(gate, up), residual)
         return out
+
+    def parts(self) -> Parts:
+        """Hidden channels."""
+        hidden = (self.down_proj.in_features,)
+        return Parts({self.gate_proj: hidden, self.up_proj: hidden}, {self.down_proj: hidden})
 
     def joint_projections(self) -> Sequence[Sequence[nn.Module]]:
         """Gate and value, of the same tokens."""

@@ -15,6 +15,7 @@ from darkroom.layers.embed import embedding
 from darkroom.layers.joint import project
 from darkroom.layers.linear import Linear, linear_gelu
 from darkroom.layers.norm import RMSNorm
+from darkroom.layers.parts import Parts, Sections
 
 MAX_DISTANCE = 128
 """From this distance on all positions share one bucket; the same in every published model."""
@@ -86,6 +87,14 @@ class T5Attention(nn.Module):
         if has_bias:
             self.relative_attention_bias = embedding(config.num_buckets, config.num_heads)
 
+    def parts(self) -> Parts:
+        """Heads."""
+        inner = (self.o.in_features,)
+        outputs: dict[nn.Module, Sections] = {self.q: inner, self.k: inner, self.v: inner}
+        if self.has_bias:
+            outputs[self.relative_attention_bias] = (self.num_heads,)
+        return Parts(outputs, {self.o: inner}, ("num_heads",))
+
     def joint_projections(self) -> Sequence[Sequence[nn.Module]]:
         """The projections that one matrix product can compute."""
         return ((self.q, self.k, self.v),)
@@ -116,6 +125,11 @@ class T5DenseGatedActDense(nn.Module):
         self.wi_0 = Linear(config.d_model, config.d_ff, bias=False)
         self.wi_1 = Linear(config.d_model, config.d_ff, bias=False)
         self.wo = Linear(config.d_ff, config.d_model, bias=False)
+
+    def parts(self) -> Parts:
+        """Hidden channels."""
+        hidden = (self.wo.in_features,)
+        return Parts({self.wi_0: hidden, self.wi_1: hidden}, {self.wo: hidden})
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         out: Tensor = self.wo(linear_gelu(x, self.wi_0) * _WO_SCALE * self.wi_1(x))
