@@ -116,3 +116,14 @@ def test_tiles_take_a_fraction_of_the_memory(kind: str, share: float) -> None:
     with PeakMemory(vae) as tiled:
         decode_tiled(vae, z, (32, 32))
     assert tiled.peak < share * whole.peak
+
+
+@torch.inference_mode()
+def test_pieces_of_a_segment_have_one_shape() -> None:
+    """Each new shape makes cuDNN look for its algorithms anew."""
+    shapes: set[torch.Size] = set()
+    conv = KL.decoder.conv_out
+    handle = conv.register_forward_pre_hook(lambda _, args: shapes.add(args[0].shape))
+    decode_tiled(KL, latent_of(KL, 19, 23), (4, 5))
+    handle.remove()
+    assert len(shapes) == 1

@@ -66,11 +66,18 @@ class Tileable(Protocol):
     def decoding(self) -> Route: ...  # noqa: D102
 
 
-class Tile(NamedTuple):
-    """Rows and columns that a tile stands for, on the coarser side of a segment."""
+class Span(NamedTuple):
+    """Rows or columns of a tile, and those that it is computed from, on the coarser side of a segment."""
 
-    rows: range
-    columns: range
+    places: range
+    seen: range
+
+
+class Tile(NamedTuple):
+    """A piece of a picture."""
+
+    rows: Span
+    columns: Span
 
 
 def decode_tiled(
@@ -134,7 +141,7 @@ class _Frame:
         """The tiles of a picture that goes into `segment`, row by row."""
         finer = segment.up * segment.down
         ys, xs = (
-            _cut(size // segment.down, max(side // finer, 1))
+            _cut(size // segment.down, max(side // finer, 1), segment.margin)
             for size, side in ((height, self.height), (width, self.width))
         )
         return [[Tile(rows, columns) for columns in xs] for rows in ys]
@@ -160,22 +167,22 @@ def _run(segment: Segment, x: Tensor, frame: _Frame) -> Tensor:
         scales.append(_measure(segment, x, rows, scales, frame))
     out = x if segment.in_place else None
     above: Tensor | None = None
-    for row in rows:
+    for row, following in zip(rows, [*rows[1:], None], strict=True):
         source, offset = x, 0
         if segment.in_place:
             # The rows of a band are overwritten; the next one still needs the last of them.
-            top, bottom = _widened(row[0].rows, segment.margin, x.shape[2])
-            source, offset = x[:, :, top:bottom].clone(memory_format=torch.preserve_format), top
+            places, seen = row[0].rows
+            source, offset = x[:, :, seen.start : seen.stop].clone(), seen.start
             if above is not None:
                 source[:, :, : above.shape[2]] = above
-            end = row[0].rows.stop - top
-            above = source[:, :, max(end - segment.margin, 0) : end].clone()
+            if following is not None:
+                above = source[:, :, following[0].rows.seen.start - offset : places.stop - offset].clone()
         for tile in row:
-            y = _finish(segment.run(_piece(segment, source, tile, x.shape, frame, offset)), scales)
-            y = _inner(segment, y, tile, x.shape)
+            y = _finish(segment.run(_piece(segment, source, tile, frame, offset)), scales)
+            y = _inner(segment, y, tile)
             if out is None:
                 out = _empty(y, x.shape, segment, frame.home)
-            left, top = tile.columns.start * segment.up, tile.rows.start * segment.up
+            left, top = tile.columns.places.start * segment.up, tile.rows.places.start * segment.up
             out[:, :, top : top + y.shape[2], left : left + y.shape[3]] = y
             frame.advance()
     assert out is not None, "there is at least one tile"
@@ -193,13 +200,13 @@ def _measure(
     moments: Moments | None = None
     for row in rows:
         for tile in row:
-            stages = segment.run(_piece(segment, x, tile, x.shape, frame))
+            stages = segment.run(_piece(segment, x, tile, frame))
             norm, value = next(stages)
             for scale, offset in scales:
                 norm, value = stages.send(normalise(value, scale, offset, silu=norm.silu))
             stages.close()
             moments = moments or Moments(norm.num_groups)
-            moments.add(_inner(segment, value, tile, x.shape))
+            moments.add(_inner(segment, value, tile))
             frame.advance()
     assert moments is not None, "there is at least one tile"
     return moments.scales(norm)
@@ -219,35 +226,19 @@ def _finish(stages: Staged, scales: list[tuple[Tensor, Tensor]]) -> Tensor:
         return out
 
 
-def _piece(
-    segment: Segment, x: Tensor, tile: Tile, shape: torch.Size, frame: _Frame, offset: int = 0
-) -> Tensor:
+def _piece(segment: Segment, x: Tensor, tile: Tile, frame: _Frame, offset: int = 0) -> Tensor:
     """What a tile is computed from: its pixels of x and a margin. offset: rows that x lacks above."""
-    (top, bottom), (left, right) = _edges(segment, tile, shape)
-    down = segment.down
-    piece = x[:, :, top * down - offset : bottom * down - offset, left * down : right * down]
+    rows, columns = (slice(span.seen.start * segment.down, span.seen.stop * segment.down) for span in tile)
+    piece = x[:, :, rows.start - offset : rows.stop - offset, columns]
     # Of its own, since networks may write over what they are given.
     return piece.to(frame.device, copy=True).contiguous(memory_format=_format(x))
 
 
-def _inner(segment: Segment, y: Tensor, tile: Tile, shape: torch.Size) -> Tensor:
+def _inner(segment: Segment, y: Tensor, tile: Tile) -> Tensor:
     """A tile's result without the margin."""
-    (top, _), (left, _) = _edges(segment, tile, shape)
-    first_row, first_column = (
-        (a - b) * segment.up for a, b in ((tile.rows.start, top), (tile.columns.start, left))
-    )
-    rows, columns = len(tile.rows) * segment.up, len(tile.columns) * segment.up
-    return y[:, :, first_row : first_row + rows, first_column : first_column + columns]
-
-
-def _edges(segment: Segment, tile: Tile, shape: torch.Size) -> tuple[tuple[int, int], tuple[int, int]]:
-    """First and last but one row and column of a tile with its margin; the picture's own edges are edges."""
-    height, width = (side // segment.down for side in shape[2:])
-    return _widened(tile.rows, segment.margin, height), _widened(tile.columns, segment.margin, width)
-
-
-def _widened(places: range, margin: int, size: int) -> tuple[int, int]:
-    return max(places.start - margin, 0), min(places.stop + margin, size)
+    first_row, first_column = ((span.places.start - span.seen.start) * segment.up for span in tile)
+    height, width = (len(span.places) * segment.up for span in tile)
+    return y[:, :, first_row : first_row + height, first_column : first_column + width]
 
 
 def _empty(y: Tensor, shape: torch.Size, segment: Segment, home: torch.device) -> Tensor:
@@ -262,8 +253,17 @@ def _format(x: Tensor) -> torch.memory_format:
     return torch.channels_last if is_last else torch.contiguous_format
 
 
-def _cut(size: int, largest: int) -> list[range]:
-    """`size` places in as few ranges of about equal length as `largest` allows."""
+def _cut(size: int, largest: int, margin: int) -> list[Span]:
+    """`size` places in as few spans of about equal length as `largest` allows.
+
+    All see equally many places, those at the edges of the picture more than they need: for pieces of one
+    shape a device chooses its algorithms once.
+    """
     count = -(-size // largest)
     edges = [i * size // count for i in range(count + 1)]
-    return [range(*pair) for pair in itertools.pairwise(edges)]
+    length = min(-(-size // count) + 2 * margin, size)
+    starts = (min(max(first - margin, 0), size - length) for first in edges)
+    return [
+        Span(range(*places), range(start, start + length))
+        for start, places in zip(starts, itertools.pairwise(edges), strict=False)
+    ]
