@@ -63,8 +63,10 @@ def test_fill_refuses_reference_images(tmp_path: Path) -> None:
 
 
 def test_a_shift_is_obeyed_by_a_schedule_that_has_one(flux: Engine) -> None:
-    schedules = [flux.plan(request(**asked)).schedule for asked in ({}, {"flow_shift": 3.0})]
-    assert [schedule and schedule.scheduler for schedule in schedules] == [Scheduler.FLUX, Scheduler.DISCRETE]
+    asked: list[dict[str, object]] = [{}, {"flow_shift": 3.0}, {"flow_shift": 3.0, "sampling_method": "lcm"}]
+    schedules = [flux.plan(request(**options)).schedule for options in asked]
+    chosen = [Scheduler.FLUX, Scheduler.DISCRETE, Scheduler.LCM]
+    assert [schedule and schedule.scheduler for schedule in schedules] == chosen
 
 
 @pytest.mark.parametrize(

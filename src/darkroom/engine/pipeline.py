@@ -105,7 +105,7 @@ def make_schedule(
 
     Raises RequestError as `get_sigmas` and `custom_sigmas` do, and for levels past pure noise.
     """
-    scheduler = plan.scheduler or default_scheduler(plan.method, prediction, defaults.scheduler)
+    scheduler = plan.scheduler or default_scheduler(plan.method, prediction, plan.usual_scheduler)
     token = family.latent.downscale * defaults.patch  # pixels on a side
     if plan.sigmas is not None:
         sigmas = custom_sigmas(plan.sigmas)

@@ -45,7 +45,7 @@ class Schedule:
 class Plan:
     """What will be drawn.
 
-    seeds: one for each image. scheduler: None leaves the choice to sampler and prediction.
+    seeds: one for each image. scheduler: None leaves the choice to sampler, prediction and `usual_scheduler`.
     sigmas: noise levels given by hand, or None for the schedule's.
     clip_skip: None for models without layers to skip.
     norm_patch: see Guidance. distilled_guidance: what a distilled network is told, or None.
@@ -67,6 +67,7 @@ class Plan:
     eta: float
     method: SampleMethod
     scheduler: Scheduler | None
+    usual_scheduler: Scheduler
     sigmas: tuple[float, ...] | None
     timestep_shift: int
     extra_sample_args: str
@@ -150,7 +151,8 @@ def make_plan(
         flow_shift=defaults.flow_shift if request.flow_shift is None else request.flow_shift,
         eta=default_eta(method) if request.eta is None else request.eta,
         method=method,
-        scheduler=_scheduler(request, defaults),
+        scheduler=request.scheduler,
+        usual_scheduler=_usual_scheduler(request, defaults),
         sigmas=request.sigmas,
         timestep_shift=request.timestep_shift,
         extra_sample_args=request.extra_sample_args,
@@ -182,16 +184,12 @@ def _clip_skip(request: GenerationRequest, defaults: SampleDefaults) -> int | No
     return request.clip_skip
 
 
-def _scheduler(request: GenerationRequest, defaults: SampleDefaults) -> Scheduler | None:
-    """The `flux` schedule follows the picture's size; who asks for a shift asks for one that obeys it."""
-    if request.flow_shift is None or request.sigmas is not None:
-        return request.scheduler
-    if (request.scheduler or defaults.scheduler) is not Scheduler.FLUX:
-        return request.scheduler
+def _usual_scheduler(request: GenerationRequest, defaults: SampleDefaults) -> Scheduler:
+    """The family's, but `discrete` for who asks for a shift: `flux` has its own, of the picture's size."""
+    if request.flow_shift is None or defaults.scheduler is not Scheduler.FLUX:
+        return defaults.scheduler
     if request.scheduler is Scheduler.FLUX:
         logger.warning("--flow-shift: the flux schedule follows the picture's size; discrete obeys a shift")
-        return Scheduler.FLUX
-    logger.info("--flow-shift: the discrete schedule is used, for flux follows the picture's size")
     return Scheduler.DISCRETE
 
 
