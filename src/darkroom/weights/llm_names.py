@@ -6,13 +6,16 @@ and to `text_encoders.llm_vision.` and those of the vision tower, `blocks.0...`.
 
 from __future__ import annotations
 
+import re
+
+from darkroom.api.names import Role
 from darkroom.weights.keys import Drop, Join, KeyRules, Rename
 
-LLM = "text_encoders.llm."
-LLM_VISION = "text_encoders.llm_vision."
+LLM = Role.LLM.prefix
+LLM_VISION = Role.LLM_VISION.prefix
 
-_LLM = r"^text_encoders\.llm\."
-_VISION = r"^text_encoders\.llm_vision\."
+_LLM = "^" + re.escape(LLM)
+_VISION = "^" + re.escape(LLM_VISION)
 _LAYER = rf"({_LLM}model\.layers\.\d+\.)"
 _BLOCK = rf"({_VISION}blocks\.\d+\.)"
 

@@ -10,15 +10,16 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 
+from darkroom.api.names import Role
 from darkroom.weights.keys import Derived, Drop, KeyRules, Rename, Rule, ToConv
 
-UNET = "model.diffusion_model."
-VAE = "first_stage_model."
+UNET = Role.DIFFUSION_MODEL.prefix
+VAE = Role.VAE.prefix
 TE = "cond_stage_model.transformer."
 
 _ENCODER = "cond_stage_model."
-_UNET = r"^model\.diffusion_model\."
-_VAE = r"^first_stage_model\."
+_UNET = "^" + re.escape(UNET)
+_VAE = "^" + re.escape(VAE)
 
 VAE_PLACES = Rename(r"^vae\.(?:first_stage_model\.)?", VAE)
 
@@ -111,7 +112,7 @@ def _decoder_levels(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Rule, ...]:
 
 DIFFUSERS_UNET = KeyRules(
     (
-        Drop(rf"{_UNET}time_embedding\.cond_proj\."),  # LCM's, for a guidance that stays 1
+        Drop(rf"{_UNET}time_embedding\.cond_proj\."),  # LCM's, of how strong guidance is
         *(Rename(rf"{_UNET}{re.escape(theirs)}\.", f"{UNET}{ours}.") for theirs, ours in _UNET_ENDS.items()),
         Derived(_unet_blocks),
         *(

@@ -5,13 +5,15 @@ They lead to `text_encoders.t5xxl.` and the names that Hugging Face gives the en
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
+from darkroom.api.names import Role
 from darkroom.weights.keys import Derived, Drop, KeyRules, Rename, Rule
 
-T5 = "text_encoders.t5xxl."
+T5 = Role.T5XXL.prefix
 
-_T5 = r"^text_encoders\.t5xxl\."
+_T5 = "^" + re.escape(T5)
 _BLOCK = rf"({_T5}encoder\.block\.\d+\.)"
 
 # From llama.cpp's name of a part of a block to the original (gguf-py's tensor_mapping.py).
