@@ -62,6 +62,33 @@ def test_an_unknown_model_is_described(checkpoint: Path, tmp_path: Path) -> None
     assert path.name in str(error.value)
 
 
+def test_a_text_encoder_is_no_model(checkpoint: Path, tmp_path: Path) -> None:
+    te = "cond_stage_model.transformer."
+    path = tmp_path / "clip.safetensors"
+    save_file({n[len(te) :]: t for n, t in load_file(checkpoint).items() if n.startswith(te)}, path)
+    with pytest.raises(CheckpointError, match=r"clip\.safetensors: this is .* a text encoder of .*--clip_l"):
+        open_model(EngineConfig(model=path))
+
+
+def test_an_incomplete_companion_says_what_it_lacks(checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "vae.safetensors"
+    tensors = vae_of(checkpoint)
+    del tensors["decoder.conv_out.weight"]
+    save_file(tensors, path)
+    with pytest.raises(CheckpointError, match=r"--vae: this is .* \(it lacks decoder\.conv_out\.weight\); "):
+        open_model(EngineConfig(model=checkpoint, vae=path))
+
+
+def test_names_that_only_another_family_minds_do_no_harm(checkpoint: Path, tmp_path: Path) -> None:
+    """Every family's rules are tried; some of them cannot read what is in order for another."""
+    odd = {"text_encoders.t5xxl.shared.weight": torch.ones(1), "te3.shared.weight": torch.ones(1)}
+    path = tmp_path / "odd.safetensors"
+    save_file(load_file(checkpoint) | odd, path)
+    model = open_model(EngineConfig(model=path))
+    assert model.family.name == "sd1"
+    model.close()
+
+
 def test_the_files_own_noise_schedule_is_read(checkpoint: Path, tmp_path: Path) -> None:
     alphas = torch.linspace(0.99, 0.01, 1000)
     path = tmp_path / "own.safetensors"

@@ -102,6 +102,7 @@ SPELLINGS = {
     "without a head": ("language_model.", "visual."),
     "decoder alone": ("", None),
     "comfy": ("transformer.model.", "transformer.visual."),
+    "comfy's encoder alone": ("qwen25_7b.transformer.model.", "qwen25_7b.transformer.visual."),
 }
 
 

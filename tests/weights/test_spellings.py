@@ -111,6 +111,13 @@ def test_prefixes(name: str, native: str) -> None:
     assert list(rules.apply(TensorIndex([TensorInfo(name, (1,), "f32")])).index) == [native]
 
 
+@pytest.mark.parametrize("prefix", ["unet.", UNET, ""])
+def test_what_lcm_adds_for_guidance_is_left_out(prefix: str) -> None:
+    """It says how strong the guidance is; stable-diffusion.cpp leaves it out, too."""
+    name = prefix + "time_embedding.cond_proj.weight"
+    assert not LATENT_DIFFUSION.apply(TensorIndex([TensorInfo(name, (32, 256), "f32")])).index
+
+
 def test_native_names_stay() -> None:
     with torch.device("meta"):
         nets = {UNET: UNetModel(UNetConfig(model_channels=32)), VAE: AutoencoderKL(KLConfig(ch=32))}

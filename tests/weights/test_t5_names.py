@@ -125,7 +125,15 @@ def test_only_the_encoders_name_of_the_table(tmp_path: Path, state: dict[str, Te
 
 @pytest.mark.parametrize(
     "prefix",
-    ["te.", "te2.", "te3.", "text_encoder_2.", "text_encoder_3.", "text_encoders.t5xxl.transformer."],
+    [
+        "te.",
+        "te2.",
+        "te3.",
+        "text_encoder_2.",
+        "text_encoder_3.",
+        "text_encoders.t5xxl.transformer.",
+        "t5xxl.transformer.",
+    ],
 )
 def test_inside_a_larger_model(prefix: str, tmp_path: Path, state: dict[str, Tensor]) -> None:
     others = {

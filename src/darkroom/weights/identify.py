@@ -24,8 +24,17 @@ _STRANGERS = {
 }
 
 # How names begin in files with a diffusion network, whatever else they hold.
-_NETWORKS = ("model.diffusion_model.", "unet.", "transformer.", "input_blocks.", "down_blocks.")
-_NETWORKS += ("double_blocks.", "joint_blocks.", "transformer_blocks.", "noise_refiner.")
+_NETWORKS = (
+    "model.diffusion_model.",
+    "unet.",
+    "transformer.",
+    "input_blocks.",
+    "down_blocks.",
+    "double_blocks.",
+    "joint_blocks.",
+    "transformer_blocks.",
+    "noise_refiner.",
+)
 
 
 def describe_part(index: TensorIndex) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -49,8 +50,14 @@ class TensorView:
 
     def __init__(self, places: Mapping[str, _Place], metadata: Metadata) -> None:
         self._places = places
-        self.index = TensorIndex(
-            (TensorInfo(name, p.recipe.shape, p.recipe.source.dtype) for name, p in places.items()), metadata
+        self._metadata = metadata
+
+    @cached_property
+    def index(self) -> TensorIndex:
+        """Native names, shapes and types."""
+        return TensorIndex(
+            (TensorInfo(name, p.recipe.shape, p.recipe.source.dtype) for name, p in self._places.items()),
+            self._metadata,
         )
 
     def read(self, name: str) -> Tensor | PackedTensor:
@@ -73,22 +80,22 @@ class TensorView:
         places = {
             name[len(prefix) :]: place for name, place in self._places.items() if name.startswith(prefix)
         }
-        return TensorView(places, self.index.metadata)
+        return TensorView(places, self._metadata)
 
     def only(self, prefix: str) -> TensorView:
         """The tensors whose names start with `prefix`, names kept."""
         places = {name: place for name, place in self._places.items() if name.startswith(prefix)}
-        return TensorView(places, self.index.metadata)
+        return TensorView(places, self._metadata)
 
     def without(self, *prefixes: str) -> TensorView:
         """The tensors whose names start with none of these, names kept."""
         places = {name: place for name, place in self._places.items() if not name.startswith(prefixes)}
-        return TensorView(places, self.index.metadata)
+        return TensorView(places, self._metadata)
 
     def renamed(self, spelling: Callable[[str], str | None]) -> TensorView:
         """All tensors under other names; those for which there is none are left out."""
         named = ((spelling(name), place) for name, place in self._places.items())
-        return TensorView({name: place for name, place in named if name is not None}, self.index.metadata)
+        return TensorView({name: place for name, place in named if name is not None}, self._metadata)
 
     def replaced(self, prefix: str, other: TensorView) -> TensorView:
         """This view without what is under `prefix`, and all of `other`, which wins where both have a name.
@@ -97,7 +104,7 @@ class TensorView:
         `view.replaced("first_stage_model.", vae)` is a model with a separate VAE.
         """
         places = {name: place for name, place in self._places.items() if not name.startswith(prefix)}
-        metadata = {**self.index.metadata, **other.index.metadata}
+        metadata = {**self._metadata, **other._metadata}
         return TensorView({**places, **other._places}, metadata)
 
 
