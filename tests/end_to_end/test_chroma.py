@@ -95,6 +95,18 @@ def test_all_in_one_gives_the_same_picture(
     assert difference(draw({"model": tmp_path / "model.safetensors"}), picture) == 0
 
 
+def test_an_encoder_too_many_does_no_harm(
+    tensors: dict[str, Tensor], separate: dict[str, Path], picture: Image.Image, tmp_path: Path
+) -> None:
+    """A command line of Flux's with Chroma in it, and one file with the encoders of both."""
+    clip = {"text_model.final_layer_norm.bias": torch.zeros(8)}
+    save_file(clip, tmp_path / "clip_l.safetensors")
+    assert difference(draw(separate | {"clip_l": tmp_path / "clip_l.safetensors"}), picture) == 0
+    also = {f"text_encoders.clip_l.transformer.{name}": tensor for name, tensor in clip.items()}
+    save_file(tensors | also, tmp_path / "model.safetensors")
+    assert difference(draw({"model": tmp_path / "model.safetensors"}), picture) == 0
+
+
 def test_gguf_gives_the_same_picture(
     tensors: dict[str, Tensor], separate: dict[str, Path], picture: Image.Image, tmp_path: Path
 ) -> None:

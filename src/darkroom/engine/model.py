@@ -124,7 +124,7 @@ def recognise(files: Mapping[Role, Checkpoint]) -> tuple[Family[Any], Any, Tenso
         architecture = family.detect(view.index)
         if architecture is not None:
             _check_roles(files, family, view)
-            return family, architecture, view
+            return family, architecture, view.without(*_of_no_use(family))
         views[family] = view
     if stranger := describe_stranger(main.index):
         raise CheckpointError(f"{main.path}: this is {stranger}")
@@ -164,6 +164,12 @@ def _part(checkpoint: Checkpoint, role: Role, prefix: str, rules: KeyRules) -> T
     if any(name.startswith(PREFIXES[role]) for name in checkpoint.index):
         return open_source(checkpoint, rules).only(prefix)
     return open_source(checkpoint, KeyRules((Rename("^", role.prefix),)) + rules)
+
+
+def _of_no_use(family: Family[Any]) -> list[str]:
+    """Where parts are that a family does not take: a file with several text encoders may hold one too many."""
+    used = {Role.MODEL, Role.DIFFUSION_MODEL, *(companion.role for companion in family.companions)}
+    return [role.prefix for role in Role if role not in used]
 
 
 def _check_roles(files: Mapping[Role, Checkpoint], family: Family[Any], view: TensorView) -> None:
