@@ -167,7 +167,7 @@ def _part(checkpoint: Checkpoint, role: Role, prefix: str, rules: KeyRules) -> T
 
 
 def _of_no_use(family: Family[Any]) -> list[str]:
-    """Where parts are that a family does not take: a file with several text encoders may hold one too many."""
+    """Where parts are that a family does not take; a file may hold a text encoder too many."""
     used = {Role.MODEL, Role.DIFFUSION_MODEL, *(companion.role for companion in family.companions)}
     return [role.prefix for role in Role if role not in used]
 
