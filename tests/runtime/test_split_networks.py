@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
-from tests.conftest import FakeBackend, FakeProvider, fake
+from tests.conftest import FakeBackend, FakeProvider, Processor, fake
 from tests.runtime.test_streamed_networks import NETWORKS
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -14,11 +14,13 @@ from torch.utils._pytree import tree_leaves
 
 from darkroom.api.config import EngineConfig
 from darkroom.api.names import Module
+from darkroom.quant.packed import PackedTensor
 from darkroom.runtime.backends import Backend, BackendManager, Placement
 from darkroom.runtime.component import Component
 from darkroom.runtime.devices import Device, Devices
 from darkroom.runtime.layer_split import Share, spread_blocks
 from darkroom.runtime.row_split import RowSplit, split_rows
+from darkroom.runtime.torch_backend import CpuBackend
 from darkroom.weights.source import MemorySource
 
 BLOCKS_IN_LISTS = [name for name in NETWORKS if name != "vae"]
@@ -133,3 +135,85 @@ def test_a_row_split_gives_the_same_to_rounding(manager: BackendManager, name: s
             out, expected = NETWORKS[name][1](parts), NETWORKS[name][1](net)
             assert relative_error(out, expected) < 1e-5
     assert before < split.weigh()[0] < 2 * before
+
+
+@pytest.fixture
+def two_gpus() -> Iterator[Sequence[Backend]]:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
+    placement = Placement.parse(EngineConfig(backend="diffusion=cuda0&cuda1"), Devices.discover())
+    with BackendManager(placement) as opened:
+        yield opened.spread(Module.DIFFUSION)
+
+
+def in_bf16(module: nn.Module, args: tuple[object, ...]) -> tuple[object, ...]:
+    """Arguments as an engine would give them."""
+
+    def cast(value: object) -> object:
+        if isinstance(value, tuple):
+            return tuple(map(cast, value))
+        is_float = isinstance(value, Tensor) and value.is_floating_point()
+        return value.bfloat16() if is_float else value  # type: ignore[attr-defined]
+
+    return tuple(map(cast, args))
+
+
+def on_cards(name: str, cards: Sequence[Backend], mode: str, home: str, format: str | None) -> Component:
+    """One network in bf16; mode: how it is split, `none` for the main card alone."""
+    main = cards[0]
+    params = {"here": main, "cpu": CpuBackend(Processor().devices()[0], 1), "disk": None}[home]
+    tensors: dict[str, Tensor | PackedTensor] = {
+        key: PackedTensor.encode(tensor, format) if format and is_packable(tensor) else tensor
+        for key, tensor in weights_of(name).items()
+    }
+    made = Component(
+        name,
+        lambda: on_meta(name),
+        MemorySource(tensors),
+        runtime=main,
+        params=params,
+        dtype=torch.bfloat16,
+        keep_packed=format is not None,
+        others=cards[1:],
+    )
+    if mode == "row":
+        made.split(*split_rows(made.build, made.source, cards))
+    else:
+        count = len(made.weigh()[1])
+        layers(made, first=1 if mode == "layer" else count)
+    return made
+
+
+def is_packable(tensor: Tensor) -> bool:
+    return tensor.dim() == 2 and tensor.shape[1] % 32 == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("mode", "home", "format"),
+    [
+        ("layer", "here", None),
+        ("layer", "here", "q8_0"),
+        ("layer", "cpu", None),
+        ("layer", "disk", None),
+        ("row", "here", None),
+        ("row", "here", "q8_0"),
+        ("row", "cpu", None),
+    ],
+)
+@pytest.mark.parametrize("name", BLOCKS_IN_LISTS)
+def test_two_cards_give_the_same(
+    two_gpus: Sequence[Backend], name: str, mode: str, home: str, format: str | None
+) -> None:
+    if mode == "row" and name not in ROW_SPLITTABLE:
+        pytest.skip("cannot be split by rows")
+    one, two = on_cards(name, two_gpus, "none", "here", format), on_cards(name, two_gpus, mode, home, format)
+    with torch.inference_mode(), one.resident() as net, two.resident() as parts:
+        for module in (net, parts):
+            module.register_forward_pre_hook(in_bf16)
+        for _ in range(3):
+            out, expected = NETWORKS[name][1](parts), NETWORKS[name][1](net)
+            assert out.device == expected.device == two_gpus[0].device
+            assert relative_error(out.float(), expected.float()) < 2e-2
+    one.close()
+    two.close()

@@ -114,7 +114,7 @@ class Engine:
         with ExitStack() as undo:
             manager = undo.enter_context(BackendManager(placement, threads=config.threads))
             for module in (Module.TE, Module.DIFFUSION, Module.VAE):
-                manager.runtime(module)
+                manager.spread(module)
                 manager.params(module)
             model = open_model(config, manager.runtime(Module.DIFFUSION).device)
             undo.callback(model.close)

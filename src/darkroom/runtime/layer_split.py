@@ -51,8 +51,10 @@ def contiguous(sizes: Sequence[int], rooms: Sequence[int], rest: int) -> list[in
     sizes: bytes of each block. rooms: bytes that each device may take. rest: of what is on the first one
     besides blocks.
     """
-    total, room = sum(sizes) + rest, max(sum(rooms), 1)
-    ends = [total * sum(rooms[: i + 1]) / room for i in range(len(rooms))]
+    if not any(rooms):  # as good as any
+        rooms = [1] * len(rooms)
+    total = sum(sizes) + rest
+    ends = [total * sum(rooms[: i + 1]) / sum(rooms) for i in range(len(rooms))]
     numbers, filled = [], float(rest)
     for size in sizes:
         middle = filled + size / 2
