@@ -156,6 +156,20 @@ def diffusers_folder(root: Path) -> Path:
     return root
 
 
+def test_one_shard_says_where_the_others_are(tmp_path: Path) -> None:
+    tensors = {"a": torch.ones(2)}
+    save_file(tensors, tmp_path / "model-00002-of-00003.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"is file 2 of 3 .*; give their index, model\.safetensors\.index"
+    ):
+        open_checkpoint(tmp_path / "model-00002-of-00003.safetensors")
+    write_gguf(tmp_path / "model-00001-of-00002.gguf", tensors)
+    with pytest.raises(CheckpointError, match=r"is file 1 of 2 .*; join them with llama-gguf-split --merge"):
+        open_checkpoint(tmp_path / "model-00001-of-00002.gguf")
+    save_file(tensors, tmp_path / "model-00001-of-00001.safetensors")
+    open_checkpoint(tmp_path / "model-00001-of-00001.safetensors").close()
+
+
 def test_a_diffusers_folder_is_one_model_with_prefixes(tmp_path: Path) -> None:
     with open_checkpoint(diffusers_folder(tmp_path / "model")) as checkpoint:
         assert checkpoint.index.shapes() == {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,8 @@ FOLDERS = {
 
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 ENDINGS = (".safetensors", ".safetensors.index.json", ".fp16.safetensors", ".bin", ".bin.index.json", ".gguf")
+
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.[a-z]+$")
 
 
 class Part(NamedTuple):
@@ -119,7 +122,9 @@ def _open_file(path: Path, prefix: str) -> Iterator[Part]:
         raise CheckpointError(f"{path}: is a device or a pipe; give a model file or folder")
     shards = read_shard_map(path)
     if shards is None:
-        yield Part(open_container(path), prefix)
+        container = open_container(path)
+        yield Part(container, prefix)
+        _check_whole(path, container)
         return
     for shard in sorted(set(shards.values())):
         if not (path.parent / shard).is_file():
@@ -132,6 +137,19 @@ def _open_file(path: Path, prefix: str) -> Iterator[Part]:
                 f"{path}: promises {len(missing)} tensors in {shard} that are not there ({missing[0]}, ...); "
                 "download the shard again"
             )
+
+
+def _check_whole(path: Path, container: Container) -> None:
+    """Raises CheckpointError for one of several files that a model was cut into, told by its name."""
+    match = _SHARD.search(path.name)
+    if match is None or int(match[2]) == 1:
+        return
+    remedy = (
+        "join them with llama-gguf-split --merge"
+        if isinstance(container, GGUFFile)
+        else f"give their index, {path.name[: match.start()]}.safetensors.index.json, or the folder"
+    )
+    raise CheckpointError(f"{path}: is file {int(match[1])} of {int(match[2])} of a model; {remedy}")
 
 
 def _open_folder(path: Path) -> Iterator[Part]:
