@@ -47,12 +47,11 @@ class ZImage(Family[ZImageConfig]):
         return detect(index)
 
     def modules(self, config: ZImageConfig) -> Mapping[Module, ModuleSpec]:  # noqa: D102
+        def text_encoders() -> TextEncoders:
+            return TextEncoders(llm=QwenTextModel(config.llm))
+
         return {
-            Module.TE: ModuleSpec(
-                TEXT_ENCODERS,
-                on_meta(lambda: TextEncoders(llm=QwenTextModel(config.llm))),
-                keep_packed=True,
-            ),
+            Module.TE: ModuleSpec(TEXT_ENCODERS, on_meta(text_encoders), keep_packed=True),
             Module.DIFFUSION: ModuleSpec(NET, on_meta(lambda: ZImageTransformer(config.net))),
             Module.VAE: ModuleSpec(VAE.role.prefix, on_meta(lambda: AutoencoderKL(config.vae))),
         }
