@@ -275,7 +275,7 @@ def test_swapped_encoders_are_named(state: State, tmp_path: Path) -> None:
     files = {role: tmp_path / f"{role}.safetensors" for role in LAYOUTS["native"](state)}
     files["clip_g"] = files["clip_l"]
     with pytest.raises(
-        CheckpointError, match=r"--clip_g: this is .*no text_projection.*SDXL needs the OpenCLIP"
+        CheckpointError, match=r"--clip_g: this is .*no text_projection.*SDXL needs the CLIP-G"
     ):
         Engine.load(EngineConfig(**files))  # type: ignore[arg-type]
 
