@@ -18,7 +18,7 @@ from darkroom.api.errors import OutOfMemoryError, PlacementError
 from darkroom.api.names import ComputeType, Module, SplitMode
 from darkroom.runtime.assignment import SPLIT_FLAG, Assignments, device_list, is_disk, split_mode
 from darkroom.runtime.budget import format_bytes
-from darkroom.runtime.courier import Courier
+from darkroom.runtime.courier import Courier, Sender
 from darkroom.runtime.devices import Device, Devices
 from darkroom.runtime.limits import Limits
 
@@ -100,6 +100,10 @@ class Backend(ABC):
     def courier(self, *, reads_files: bool) -> Courier:
         """Who brings weights here while the device works. reads_files: what is brought comes from files."""
         return Courier()
+
+    def sender(self) -> Sender:
+        """Who hands tensors of this device to others."""
+        return Sender()
 
     def page_lock(self, memory: Tensor) -> Callable[[], None]:
         """Makes copies from main memory to here run beside other work; what it returns undoes that.

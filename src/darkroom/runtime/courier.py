@@ -1,4 +1,4 @@
-"""Weights on their way to a device: beside its work where it can do both, else in front of it."""
+"""What is on its way to a device: beside its work where it can do both, else in front of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
+from torch import Tensor
 
 Wait = Callable[[], None]
 """Lets later work on the device wait until something has arrived there."""
@@ -61,6 +62,52 @@ class CudaCourier(Courier):
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
+
+
+class Sender:
+    """Hands tensors of one device to others: at once, for devices without a second queue of work."""
+
+    def ready(self) -> object:
+        """A mark that what the calling thread has asked the device for so far comes before."""
+        return None
+
+    def hand_over(self, tensor: Tensor, ready: object, to: torch.device) -> Tensor:
+        """`tensor` on another device, for the calling thread's work there. ready: the mark made behind it.
+
+        It may be freed when the device has been given something of that work in turn, or after `end`.
+        """
+        return tensor.to(to)
+
+    def end(self) -> None:
+        """Lets later work on the device wait for what has been handed over."""
+
+
+class CudaSender(Sender):
+    """Sends in streams of its own, one for each receiver, so that two cards send to each other at a time."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._streams: dict[torch.device, torch.cuda.Stream] = {}
+
+    def ready(self) -> torch.cuda.Event:
+        """An event in the card's current stream."""
+        event: torch.cuda.Event = torch.cuda.current_stream(self._device).record_event()
+        return event
+
+    def hand_over(self, tensor: Tensor, ready: object, to: torch.device) -> Tensor:
+        """torch copies in the current stream of the card that sends; the receiver's waits for it."""
+        assert isinstance(ready, torch.cuda.Event), "one of ours"
+        if to not in self._streams:
+            self._streams[to] = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        stream = self._streams[to]
+        stream.wait_event(ready)
+        with torch.cuda.stream(stream):
+            return tensor.to(to, non_blocking=True)
+
+    def end(self) -> None:
+        """The card's current stream waits for the others."""
+        for stream in self._streams.values():
+            torch.cuda.current_stream(self._device).wait_stream(stream)
 
 
 def _nothing() -> None:

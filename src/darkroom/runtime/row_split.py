@@ -48,20 +48,34 @@ class Place(NamedTuple):
     cut: Cut | None
 
 
+class Given(NamedTuple):
+    """What one copy of a network gives for a sum. ready: its sender's mark behind it."""
+
+    part: Tensor
+    ready: object
+
+
 class Exchange:
     """Where the copies of a network meet. Every copy asks for the same sums in the same order."""
 
     def __init__(self, backends: Sequence[Backend]) -> None:
-        self._backends = backends
+        self._devices = [backend.device for backend in backends]
+        self._senders = [backend.sender() for backend in backends]
         self._barrier = threading.Barrier(len(backends))
-        self.start()
+        self._clear()
 
-    def start(self) -> None:
-        """Between two calls of the network."""
+    def end(self) -> None:
+        """After each call of the network, by whichever way it ended."""
         self._barrier.reset()
-        # What is given for a sum stays until the next but one: then all have asked for their copies of it.
-        self._given: list[list[Tensor | None]] = [[None] * len(self._backends) for _ in range(2)]
-        self._turns = [0] * len(self._backends)
+        for sender in self._senders:
+            sender.end()
+        self._clear()
+
+    def _clear(self) -> None:
+        # What is given for a sum stays until the next but one: then all have asked for their copies of it,
+        # and its own device has waited for another's work that comes after those.
+        self._given: list[list[Given | None]] = [[None] * len(self._devices) for _ in range(2)]
+        self._turns = [0] * len(self._devices)
 
     def abort(self) -> None:
         """Lets nobody wait for a copy that has failed: a BrokenBarrierError for each."""
@@ -75,10 +89,13 @@ class Exchange:
         """The sum of what every copy gives, on the device of copy `rank`; added in the same order on all."""
         given = self._given[self._turns[rank]]
         self._turns[rank] ^= 1
-        given[rank] = part
+        given[rank] = Given(part, self._senders[rank].ready())
         self._barrier.wait()
-        take = self._backends[rank].take
-        parts = [part if i == rank else take(other) for i, other in enumerate(given) if other is not None]
+        parts = [
+            part if i == rank else self._senders[i].hand_over(*other, self._devices[rank])
+            for i, other in enumerate(given)
+            if other is not None
+        ]
         return reduce(torch.add, parts)
 
 
@@ -115,7 +132,7 @@ class RowSplit(nn.ModuleList):
             raise
         finally:
             wait(others)
-            self._exchange.start()
+            self._exchange.end()
         _raise_first(others)
         return output
 

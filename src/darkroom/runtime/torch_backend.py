@@ -17,7 +17,7 @@ from darkroom.layers.joint import join_weights
 from darkroom.layers.packed_linear import unpack_ahead, unpack_in_time
 from darkroom.runtime.backends import Backend, Memory
 from darkroom.runtime.budget import format_bytes
-from darkroom.runtime.courier import Courier, CudaCourier
+from darkroom.runtime.courier import Courier, CudaCourier, CudaSender, Sender
 from darkroom.runtime.devices import Device, DeviceType
 from darkroom.runtime.graphs import GraphedModule, accelerate
 from darkroom.runtime.host import free_and_total_memory, physical_cores
@@ -135,6 +135,10 @@ class CudaBackend(Backend):
     def courier(self, *, reads_files: bool) -> Courier:
         """Copies in a stream of their own."""
         return CudaCourier(self.device, in_background=reads_files)
+
+    def sender(self) -> Sender:
+        """Copies in streams of their own."""
+        return CudaSender(self.device)
 
     def page_lock(self, memory: Tensor) -> Callable[[], None]:
         """Registers the pages with the driver; where it declines, copies are slower and wait."""
