@@ -191,8 +191,9 @@ def test_spellings_of_stable_diffusion_cpp() -> None:
     theirs = (
         "-o --output -M --mode --output-begin-idx --image --metadata-format --metadata-raw "
         "--metadata-brief --metadata-all -v --verbose --color -h --help -m --model --vae --embd-dir "
-        "--backend --params-backend --offload-to-cpu --clip-on-cpu --vae-on-cpu --control-net-cpu "
-        "--eager-load --mmap --fa --diffusion-fa --diffusion-conv-direct --vae-conv-direct -t --threads "
+        "--backend --split-mode --params-backend --offload-to-cpu --clip-on-cpu --vae-on-cpu "
+        "--control-net-cpu --eager-load --mmap --fa --diffusion-fa --diffusion-conv-direct "
+        "--vae-conv-direct -t --threads "
         "--rng --sampler-rng --prediction --list-devices -p --prompt -n --negative-prompt --prompt-file "
         "--negative-prompt-file -i --init-img --mask -W --width -H --height --steps --cfg-scale --eta "
         "--timestep-shift --sampling-method --scheduler --sigmas -s --seed -b --batch-count --clip-skip "

@@ -7,9 +7,12 @@ import torch
 from tests.conftest import FakeBackend, fake
 from torch import Tensor, nn
 
+from darkroom.api.errors import CheckpointError
 from darkroom.layers.linear import Linear
 from darkroom.layers.packed_linear import PackedLinear
 from darkroom.layers.parts import Parts
+from darkroom.nets.te.qwen import QwenConfig, QwenTextModel
+from darkroom.nets.te.stack import TextEncoders
 from darkroom.quant.packed import PackedTensor
 from darkroom.runtime.backends import Backend
 from darkroom.runtime.component import Component
@@ -112,6 +115,51 @@ def test_an_error_in_one_copy_ends_the_call_and_not_the_network(weights: dict[st
 
 def fails(module: nn.Module, args: object) -> None:
     raise ValueError("this one")
+
+
+@torch.inference_mode()
+def test_text_encoders_are_split_one_by_one(weights: dict[str, Tensor]) -> None:
+    backends = cards(2)
+
+    def stack() -> nn.Module:
+        with torch.device("meta"):
+            return TextEncoders(clip_l=Linear(WIDTH, WIDTH), t5xxl=MLP()).eval().requires_grad_(False)
+
+    tensors = {f"t5xxl.{name}": tensor for name, tensor in weights.items()}
+    tensors |= {"clip_l.weight": torch.eye(WIDTH), "clip_l.bias": torch.zeros(WIDTH)}
+    net, source, shares = split_rows(stack, MemorySource(tensors), backends)
+    assert isinstance(net.t5xxl, RowSplit)
+    assert isinstance(net.clip_l, Linear)
+    assert [(share.backend, share.modules) for share in shares] == [(backends[1], ("t5xxl.1",))]
+    assert source.under("t5xxl.1.").index.shapes() == {
+        "up.weight": (HIDDEN, WIDTH),
+        "up.bias": (HIDDEN,),
+        "down.part.weight": (WIDTH, HIDDEN // 2),
+    }
+
+
+def test_a_tensor_that_no_copy_has_is_told_by_its_name(weights: dict[str, Tensor]) -> None:
+    made = component({**weights, "sideways.weight": torch.ones(1)}, cards(2))
+    with pytest.raises(CheckpointError, match=r"1 unexpected \(sideways\.weight\)"):
+        made.load()
+
+
+def test_heads_of_keys_are_shared_out_as_those_of_queries_are() -> None:
+    def model() -> nn.Module:
+        with torch.device("meta"):
+            return QwenTextModel(QwenConfig(50, 32, 64, 4, 4, 2, 16, True, False))
+
+    torch.manual_seed(0)
+    source = MemorySource({name: 0.1 * torch.randn(t.shape) for name, t in model().state_dict().items()})
+    outputs = []
+    for backends in (cards(1), cards(2)):
+        options = {"runtime": backends[0], "params": backends[0], "dtype": torch.float32}
+        made = Component("te", model, source, **options, others=backends[1:])
+        if len(backends) > 1:
+            made.split(*split_rows(model, source, backends))
+        with torch.inference_mode(), made.resident() as net:
+            outputs.append(net(torch.arange(8)[None], layer=-2))
+    torch.testing.assert_close(*outputs, atol=1e-5, rtol=1e-5)
 
 
 def test_attributes_are_the_first_copy_s() -> None:
