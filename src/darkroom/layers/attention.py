@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,6 +20,8 @@ _WIDE_BLOCK_BYTES = 256 << 20
 # Texts have all lengths, and for each new one cuDNN takes up to a second to compile its masked kernel.
 _SHORT = 1024
 _READY_MADE = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+# Which kernels may be taken is a setting of the process: two threads at once would not restore it.
+_CHOOSING = threading.Lock()
 
 
 def attention(
@@ -35,7 +39,7 @@ def attention(
     if is_plain and kernels.usable(q) and q.shape[-1] > _MAX_FUSED_WIDTH:
         return _wide_attention(q, k, v)
     if mask is not None and kernels.usable(q) and q.shape[-2] <= _SHORT:
-        with sdpa_kernel(_READY_MADE):
+        with _CHOOSING, sdpa_kernel(_READY_MADE):
             return F.scaled_dot_product_attention(q, k, v, mask, scale=scale)
     return F.scaled_dot_product_attention(q, k, v, mask, scale=scale)
 
