@@ -38,9 +38,12 @@ def randomise(net: nn.Module) -> None:
 
 
 def autoencoder() -> AutoencoderKL:
-    """Flux's in small. It is sure of what it sees, so that nothing is drawn where it encodes."""
+    """Flux's in small. It is sure of what it sees, so that nothing is drawn where it encodes.
+
+    A norm's groups have two channels: with one, a picture of one colour would be all rounding errors.
+    """
     vae = AutoencoderKL(
-        block_out_channels=(32, 32, 64, 64),
+        block_out_channels=(64, 64, 64, 64),
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         layers_per_block=2,

@@ -247,12 +247,16 @@ class Engine:
         keys = [key_of(prompt) for prompt in prompts]
         new = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if not self._prompts.get(key)}
         if new:
-            with self._resident(Module.TE, report) as te, report.phase(Phase.ENCODE_TEXT, 1) as advance:
-                encoded = self.model.family.encode(te, list(new.values()), self.model.architecture)
-                for key, conditioning in zip(new, encoded, strict=True):
-                    require_numbers("te: the encoded prompt", conditioning.context, conditioning.vector)
-                    self._prompts.put(key, self._to_diffusion(conditioning))
-                advance(1)
+            with (
+                self._resident(Module.TE, report) as te,
+                report.phase(Phase.ENCODE_TEXT, len(new)) as advance,
+            ):
+                # One by one: beside another prompt a text's numbers could differ in their last bits.
+                for done, (key, prompt) in enumerate(new.items(), 1):
+                    (encoded,) = self.model.family.encode(te, [prompt], self.model.architecture)
+                    require_numbers("te: the encoded prompt", encoded.context, encoded.vector)
+                    self._prompts.put(key, self._to_diffusion(encoded))
+                    advance(done)
         cond, uncond = (self._prompts.get(key) for key in (keys[0], keys[-1]))
         assert cond is not None, "it was just put there"
         return cond, uncond if len(prompts) > 1 else None
