@@ -13,7 +13,8 @@ from torch import Tensor
 from darkroom.quant.packed import PackedTensor
 from darkroom.weights.checkpoint import Checkpoint
 from darkroom.weights.index import DTYPES, Metadata, TensorIndex, TensorInfo
-from darkroom.weights.keys import KeyRules, Recipe
+from darkroom.weights.keys import KeyRules
+from darkroom.weights.recipes import Recipe
 
 
 class TensorSource(Protocol):

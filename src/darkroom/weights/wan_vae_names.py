@@ -10,7 +10,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from darkroom.weights.keys import Derived, KeyRules, Recipe, Recipes, Rename, Rule
+from darkroom.weights.keys import Derived, KeyRules, Rename, Rule
+from darkroom.weights.recipes import Recipe, Recipes
 from darkroom.weights.spellings import VAE, VAE_PLACES
 
 _VAE = r"^(first_stage_model\."
