@@ -188,25 +188,21 @@ def is_packable(tensor: Tensor) -> bool:
     return tensor.dim() == 2 and tensor.shape[1] % 32 == 0
 
 
+LAYER_CASES = [("here", None), ("here", "q8_0"), ("cpu", None), ("disk", None)]
+ROW_CASES = [("here", None), ("here", "q8_0"), ("cpu", None)]
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(
-    ("mode", "home", "format"),
+    ("name", "mode", "home", "format"),
     [
-        ("layer", "here", None),
-        ("layer", "here", "q8_0"),
-        ("layer", "cpu", None),
-        ("layer", "disk", None),
-        ("row", "here", None),
-        ("row", "here", "q8_0"),
-        ("row", "cpu", None),
+        *((name, "layer", *case) for name in BLOCKS_IN_LISTS for case in LAYER_CASES),
+        *((name, "row", *case) for name in ROW_SPLITTABLE for case in ROW_CASES),
     ],
 )
-@pytest.mark.parametrize("name", BLOCKS_IN_LISTS)
 def test_two_cards_give_the_same(
     two_gpus: Sequence[Backend], name: str, mode: str, home: str, format: str | None
 ) -> None:
-    if mode == "row" and name not in ROW_SPLITTABLE:
-        pytest.skip("cannot be split by rows")
     one, two = on_cards(name, two_gpus, "none", "here", format), on_cards(name, two_gpus, mode, home, format)
     with torch.inference_mode(), one.resident() as net, two.resident() as parts:
         for module in (net, parts):

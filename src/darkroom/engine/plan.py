@@ -121,10 +121,7 @@ def make_plan(
     init_image = None if request.init_image is None else load_image(request.init_image, "--init-img")
     mask = None if request.mask_image is None else load_mask(request.mask_image, "--mask")
     args = parse_extra_args(request.ref_image_args, "--ref-image-args", REFERENCE_ARGS)
-    references = tuple(load_image(image, "--ref-image") for image in request.ref_images)
-    if references and reference_size is None:
-        logger.warning("--ref-image: this model looks at no reference images; they are ignored")
-        references = ()
+    references = _references(request, is_looked_at=reference_size is not None)
     fallback = (defaults.width, defaults.height)
     if init_image is not None:
         fallback = init_image.size
@@ -134,11 +131,6 @@ def make_plan(
     if check_size is not None:
         check_size(width, height)
     method = request.sampling_method or defaults.method
-    seed = secrets.randbits(31) if request.seed < 0 else request.seed
-    if seed + request.batch_count > LARGEST_SEED + 1:
-        raise RequestError(
-            f"--seed: {request.batch_count} images from {seed} on pass the largest seed, {LARGEST_SEED}"
-        )
     return Plan(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
@@ -158,7 +150,7 @@ def make_plan(
         extra_sample_args=request.extra_sample_args,
         extra=parse_extra_args(request.extra_sample_args),
         clip_skip=_clip_skip(request, defaults),
-        seeds=tuple(seed + i for i in range(request.batch_count)),
+        seeds=_seeds(request),
         strength=request.strength,
         init_image=None if init_image is None else fit(init_image, width, height),
         mask=None if mask is None else fit(mask, width, height),
@@ -166,6 +158,24 @@ def make_plan(
         reference_args=args,
         increase_reference_index=args.choice("ref_index_mode", REF_INDEX_MODES),
     )
+
+
+def _references(request: GenerationRequest, *, is_looked_at: bool) -> tuple[Image, ...]:
+    references = tuple(load_image(image, "--ref-image") for image in request.ref_images)
+    if references and not is_looked_at:
+        logger.warning("--ref-image: this model looks at no reference images; they are ignored")
+        return ()
+    return references
+
+
+def _seeds(request: GenerationRequest) -> tuple[int, ...]:
+    """One for each image; a negative seed is drawn anew."""
+    first = secrets.randbits(31) if request.seed < 0 else request.seed
+    if first + request.batch_count > LARGEST_SEED + 1:
+        raise RequestError(
+            f"--seed: {request.batch_count} images from {first} on pass the largest seed, {LARGEST_SEED}"
+        )
+    return tuple(first + i for i in range(request.batch_count))
 
 
 def _distilled_guidance(request: GenerationRequest, defaults: SampleDefaults) -> float | None:
