@@ -9,7 +9,7 @@ from gguf import GGMLQuantizationType
 from gguf.constants import GGML_QUANT_SIZES
 from gguf.quants import _type_traits, dequantize, quantize
 
-from darkroom.quant.gguf import BLOCK_TYPES, decode, encode, encode_legacy, grids, small
+from darkroom.quant.gguf import BLOCK_TYPES, decode, encode, grids, small
 
 BLOCKS = 300
 FLOATS = {"bf16"}  # an ordinary torch type, not a block format
@@ -59,13 +59,6 @@ def test_decodes_what_gguf_quantizes(format: str) -> None:
     expected = torch.from_numpy(dequantize(packed, qtype(format)))
     ours = decode(torch.from_numpy(packed).flatten(), format, torch.float32)
     assert torch.equal(ours.view_as(expected), expected)
-
-
-@pytest.mark.parametrize("format", ["q4_0", "q4_1", "q5_0", "q5_1", "q8_0"])
-def test_rounds_to_the_same_bytes_as_gguf(format: str) -> None:
-    weights = smooth_weights(32)
-    ours = getattr(encode_legacy, f"round_{format}")(torch.from_numpy(weights))
-    assert np.array_equal(ours.numpy(), quantize(weights, qtype(format)))
 
 
 @pytest.mark.parametrize("format", ["q8_0", "tq1_0", "tq2_0", "mxfp4"])

@@ -68,7 +68,7 @@ ENCODERS: dict[str, Codec] = {
     "q4_1": encode_legacy.encode_q4_1,
     "q5_0": encode_legacy.encode_q5_0,
     "q5_1": encode_legacy.encode_q5_1,
-    "q8_0": encode_legacy.round_q8_0,
+    "q8_0": encode_legacy.encode_q8_0,
     "q2_k": encode_k.encode_q2_k,
     "q3_k": encode_k.encode_q3_k,
     "q4_k": encode_k.encode_q4_k,

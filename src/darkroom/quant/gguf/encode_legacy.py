@@ -1,7 +1,7 @@
 """Weights to the types of 32 weights with one scale; legacy.py has the other direction.
 
-Two ways to q4_0 q4_1 q5_0 q5_1: `round_*` as the gguf package and ggml's reference do it, which lets the
-farthest value choose the scale, and `encode_*`, which searches the scale that leaves the least squared error.
+The gguf package lets the farthest value choose the scale; here, but for q8_0, the scale is the one that leaves
+the least squared error.
 Float32 (n, 32) to uint8 (n, nbytes).
 """
 
@@ -38,35 +38,7 @@ def encode_q5_1(blocks: Tensor) -> Tensor:
     return torch.cat([head, _five_bits(q)], dim=1)
 
 
-def round_q4_0(blocks: Tensor) -> Tensor:
-    """The value farthest from zero becomes -8 d."""
-    d = _extreme(blocks) / blocks.new_tensor(-8)
-    q = (blocks * _inverse(d) + 8.5).to(torch.uint8).clamp(max=15)
-    return torch.cat([f16_bytes(d), join_planes(q, (0, 4), 16)], dim=1)
-
-
-def round_q4_1(blocks: Tensor) -> Tensor:
-    """The least value is m, the greatest m + 15 d."""
-    d, low = _range(blocks, 15)
-    q = ((blocks - low) * _inverse(d) + 0.5).to(torch.uint8).clamp(max=15)
-    return torch.cat([f16_bytes(d), f16_bytes(low), join_planes(q, (0, 4), 16)], dim=1)
-
-
-def round_q5_0(blocks: Tensor) -> Tensor:
-    """The value farthest from zero becomes -16 d."""
-    d = _extreme(blocks) / blocks.new_tensor(-16)
-    q = (blocks * _inverse(d) + 16.5).to(torch.uint8).clamp(max=31)
-    return torch.cat([f16_bytes(d), _five_bits(q)], dim=1)
-
-
-def round_q5_1(blocks: Tensor) -> Tensor:
-    """The least value is m, the greatest m + 31 d."""
-    d, low = _range(blocks, 31)
-    q = ((blocks - low) * _inverse(d) + 0.5).to(torch.uint8).clamp(max=31)
-    return torch.cat([f16_bytes(d), f16_bytes(low), _five_bits(q)], dim=1)
-
-
-def round_q8_0(blocks: Tensor) -> Tensor:
+def encode_q8_0(blocks: Tensor) -> Tensor:
     """The value farthest from zero becomes 127 d or -127 d; halves round away from zero."""
     d = blocks.abs().amax(dim=1, keepdim=True) / blocks.new_tensor(127)
     scaled = blocks * _inverse(d)
@@ -95,15 +67,6 @@ def _value(half: Tensor) -> Tensor:
 
 def _over(values: Tensor, d: Tensor) -> Tensor:
     return torch.where(d == 0, 0, values / d)
-
-
-def _extreme(blocks: Tensor) -> Tensor:
-    return blocks.gather(1, blocks.abs().argmax(dim=1, keepdim=True))
-
-
-def _range(blocks: Tensor, levels: int) -> tuple[Tensor, Tensor]:
-    low = blocks.amin(dim=1, keepdim=True)
-    return (blocks.amax(dim=1, keepdim=True) - low) / blocks.new_tensor(levels), low
 
 
 def _inverse(d: Tensor) -> Tensor:
