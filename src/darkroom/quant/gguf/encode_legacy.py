@@ -1,8 +1,7 @@
 """Weights to the types of 32 weights with one scale; legacy.py has the other direction.
 
-The gguf package lets the farthest value choose the scale; here, but for q8_0, the scale is the one that leaves
-the least squared error.
-Float32 (n, 32) to uint8 (n, nbytes).
+The gguf package lets the farthest value choose the scale; here, but for q8_0, it is the one that leaves the
+least squared error. Float32 (n, 32) to uint8 (n, nbytes).
 """
 
 from __future__ import annotations
