@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import random
 import statistics
 import time
 import traceback
@@ -114,11 +115,18 @@ def warm(run: Run) -> None:
 
 
 def in_turns(contenders: dict[str, Run], rounds: int) -> dict[str, float]:
-    """Median milliseconds of a call; each turn lasts about a third of a second."""
+    """Median milliseconds of a call; each turn lasts about a third of a second.
+
+    A card that others' work has warmed or rested is slower or faster for a while: the order of each round is
+    another one, and the first half of a turn does not count.
+    """
     times: dict[str, list[float]] = {name: [] for name in contenders}
+    shuffled = random.Random(0)
     for turn in range(rounds + 1):
-        for name, run in contenders.items():
-            calls = 1 if turn == 0 else max(1, min(50, int(300 / times[name][0])))
+        for name, run in shuffled.sample(list(contenders.items()), len(contenders)):
+            calls = 1 if turn == 0 else max(1, min(50, int(200 / times[name][0])))
+            for _ in range(calls):
+                run()
             start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             start.record()
             for _ in range(calls):

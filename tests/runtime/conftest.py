@@ -27,7 +27,7 @@ def stream(devices: Devices, request: pytest.FixtureRequest) -> Iterator[Stream]
 
     On fake devices, unless the test is for a card.
     """
-    managers = []
+    managers, components = [], []
     if request.node.get_closest_marker("gpu"):
         if not torch.cuda.is_available():
             pytest.skip("no CUDA device")
@@ -65,8 +65,11 @@ def stream(devices: Devices, request: pytest.FixtureRequest) -> Iterator[Stream]
         _, blocks = component.weigh()
         home = manager.host(Module.DIFFUSION) if params is runtime else params
         component.stream([blocks[i] for i in evenly(len(blocks), staying)], home)
+        components.append(component)
         return component
 
     yield make
+    for component in components:
+        component.close()
     for manager in managers:
         manager.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -139,7 +140,9 @@ class HousedBlock(StreamedBlock):
         # Outside of inference mode, so that later copies may be made in any mode.
         with torch.inference_mode(False), torch.no_grad():
             self._memory = _pages(self.nbytes, home.device)
-            self._unlock = runtime.page_lock(self._memory)
+            # Also for who drops it without `close`: what is there next must not be taken for locked.
+            self._unlock = weakref.finalize(self, runtime.page_lock(self._memory))
+            self._unlock.atexit = False
             for piece in self._pieces:
                 piece.view(self._memory).copy_(piece.slot.tensor)
         self._at_home = self._views(self._memory)
