@@ -42,8 +42,12 @@ _ENDINGS = {
 }
 
 
-def encode_image(image: Image.Image, format: ImageFormat, infotext: str = "") -> bytes:
+def encode_image(
+    image: Image.Image, format: ImageFormat, infotext: str = "", *, quality: int = QUALITY
+) -> bytes:
     """The picture as a file's bytes; an empty infotext leaves no metadata.
+
+    quality: of JPEG and WebP, from 0 to 100.
 
     The text goes where A1111 writes and reads it: PNG text chunk `parameters` (iTXt where ASCII does not
     suffice), EXIF UserComment in UTF-16 for JPEG and WebP.
@@ -61,7 +65,7 @@ def encode_image(image: Image.Image, format: ImageFormat, infotext: str = "") ->
     if format is ImageFormat.JPEG and len(exif) > 0xFFFF - 2:
         logger.warning("metadata: the parameters text is too long for a JPEG and is left out; use PNG")
         exif = b""
-    image.save(buffer, format.upper(), quality=QUALITY, exif=exif)
+    image.save(buffer, format.upper(), quality=quality, exif=exif)
     return buffer.getvalue()
 
 

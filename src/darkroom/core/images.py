@@ -34,7 +34,7 @@ def load_image(source: ImageSource, subject: str) -> Image.Image:
     subject: what messages begin with, such as `--init-img`.
     Raises RequestError that says what the file is when it is not a readable picture.
     """
-    image = _decode(source, subject)
+    image = open_image(source, subject)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
@@ -43,7 +43,7 @@ def load_image(source: ImageSource, subject: str) -> Image.Image:
 
 def load_mask(source: ImageSource, subject: str) -> Image.Image:
     """The mask in greys ("L"), white where the picture is drawn anew; transparent parts become black."""
-    image = _decode(source, subject)
+    image = open_image(source, subject)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "black"), rgba)
@@ -74,7 +74,11 @@ def _middle(size: tuple[int, int], width: int, height: int) -> tuple[int, int, i
     return 0, (h - cut) // 2, w, (h - cut) // 2 + cut
 
 
-def _decode(source: ImageSource, subject: str) -> Image.Image:
+def open_image(source: ImageSource, subject: str) -> Image.Image:
+    """The picture, decoded and upright, in the file's own mode; 16 bits a channel become 8.
+
+    Raises RequestError that says what the file is when it is not a readable picture.
+    """
     if isinstance(source, Image.Image):
         if 0 in source.size:
             raise RequestError(f"{subject}: the picture is {source.width}x{source.height}; it has no pixels")
@@ -85,7 +89,7 @@ def _decode(source: ImageSource, subject: str) -> Image.Image:
         image.load()
     except UnidentifiedImageError:
         raise RequestError(
-            f"{subject}: {name} is {_describe(data)}; expected a PNG, JPEG or WebP picture"
+            f"{subject}: {name} is {describe(data)}; expected a PNG, JPEG or WebP picture"
         ) from None
     except Image.DecompressionBombError:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
@@ -121,7 +125,7 @@ def _read(source: Path | bytes, subject: str) -> tuple[str, bytes]:
         raise RequestError(f"{subject}: {name!r} is no path ({error})") from None
 
 
-def _describe(data: bytes) -> str:
+def describe(data: bytes) -> str:
     """What bytes are that are no picture."""
     if not data:
         return "empty (0 bytes)"
