@@ -39,6 +39,16 @@ class EngineConfig(BaseModel):
         aliases=("--qwen2vl_vision",),
     )
     vae: Path | None = opt(None, "path to a standalone vae model", "--vae", metavar="PATH")
+    taesd: Path | None = opt(
+        None,
+        "path to a tiny autoencoder (TAESD) of the model's latents, for fast decoding at lower quality",
+        "--taesd",
+        metavar="PATH",
+        aliases=("--tae",),
+    )
+    taesd_preview_only: bool = opt(
+        False, "--taesd shows previews only; the VAE decodes the picture", "--taesd-preview-only"
+    )
     embd_dir: Path | None = opt(
         None, "directory of textual inversion embeddings", "--embd-dir", metavar="DIR"
     )

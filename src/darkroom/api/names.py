@@ -82,6 +82,15 @@ class PredictionType(StrEnum):
     FLUX_FLOW = "flux_flow"
 
 
+class PreviewMode(StrEnum):
+    """How a picture is shown before it is done: `proj` mixes colours of latent channels, others decode."""
+
+    NONE = "none"
+    PROJ = "proj"
+    TAE = "tae"
+    VAE = "vae"
+
+
 class ComputeType(StrEnum):
     """The arithmetic of the networks. `auto` takes bf16 where the device is fast at it, else f32."""
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from PIL.Image import Image
 from pydantic import BaseModel, ConfigDict
 
-from darkroom.api.names import SampleMethod, Scheduler
+from darkroom.api.names import PreviewMode, SampleMethod, Scheduler
 from darkroom.api.options import opt
 
 ImageSource = Path | bytes | Image
@@ -172,6 +172,21 @@ class GenerationRequest(BaseModel):
         lt=2**63,
     )
     batch_count: int = opt(1, "number of images", "-b", "--batch-count", metavar="N", gt=0, le=10_000)
+    preview: PreviewMode = opt(
+        PreviewMode.NONE,
+        "how the picture is shown while it is drawn: none, proj (small), tae (with --taesd) or vae (slow)",
+        "--preview",
+        metavar="MODE",
+        label="preview method",
+    )
+    preview_interval: int = opt(
+        1, "steps from one preview to the next", "--preview-interval", metavar="N", gt=0, le=10_000
+    )
+    preview_noisy: bool = opt(
+        False,
+        "previews show the picture with its noise instead of what the model takes it for",
+        "--preview-noisy",
+    )
     vae_tiling: bool = opt(
         False,
         "run the VAE tile by tile, which takes less memory and more time for the same picture "

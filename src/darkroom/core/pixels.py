@@ -17,9 +17,13 @@ def image_to_tensor(image: Image.Image) -> Tensor:
 
 def tensor_to_images(pixels: Tensor) -> list[Image.Image]:
     """Pixels (b, 3, h, w) in [-1, 1] of any dtype and device as RGB pictures; values outside are clamped."""
+    return [Image.fromarray(row) for row in tensor_to_bytes(pixels).cpu().numpy()]
+
+
+def tensor_to_bytes(pixels: Tensor) -> Tensor:
+    """The same pictures as bytes (b, h, w, 3), still on their device."""
     scaled = ((pixels.detach().float() + 1) * 0.5).clamp(0, 1) * 255 + 0.5
-    rows = scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    return [Image.fromarray(row) for row in rows]
+    return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def mask_to_tensor(mask: Image.Image) -> Tensor:

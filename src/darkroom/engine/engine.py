@@ -14,9 +14,18 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from darkroom.api.config import EngineConfig
-from darkroom.api.names import Module, PredictionType, Role
+from darkroom.api.errors import RequestError
+from darkroom.api.names import Module, PredictionType, PreviewMode, Role
 from darkroom.api.request import GenerationRequest
-from darkroom.api.result import GenerationResult, IsCancelled, OnProgress, Phase, Progress
+from darkroom.api.result import (
+    GenerationResult,
+    IsCancelled,
+    OnPreview,
+    OnProgress,
+    Phase,
+    ignore,
+    never,
+)
 from darkroom.core.infotext import PictureParameters, write_infotext
 from darkroom.engine.cache import PromptCache, key_of
 from darkroom.engine.model import Model, open_model
@@ -30,6 +39,7 @@ from darkroom.engine.pipeline import (
     sample,
 )
 from darkroom.engine.plan import Plan, make_plan
+from darkroom.engine.preview import Previews
 from darkroom.engine.report import Advance, Report
 from darkroom.engine.tiling import FittedVAE, Tiling, activation_bytes
 from darkroom.families.base import Conditioning, Frame, Predict, TextPrompt
@@ -54,15 +64,6 @@ logger = logging.getLogger(__name__)
 
 TEXT_ROLES = (Role.CLIP_L, Role.CLIP_G, Role.T5XXL, Role.LLM, Role.LLM_VISION)
 """The files that metadata calls text encoders."""
-
-
-def _ignore(progress: Progress) -> None:
-    """Progress that nobody asked for."""
-
-
-def _never() -> bool:
-    """A request that nobody cancels."""
-    return False
 
 
 class _NotLoaded(Exception):
@@ -100,7 +101,7 @@ class Engine:
         config: EngineConfig | None = None,
         *,
         devices: Devices | None = None,
-        on_progress: OnProgress = _ignore,
+        on_progress: OnProgress = ignore,
     ) -> Engine:
         """Checks every option, then opens the model. Weights are read when a module first runs, or now
         with `eager_load`.
@@ -121,7 +122,7 @@ class Engine:
             engine = cls(config, model, manager)
             undo.callback(engine.close)
             if config.eager_load:
-                report = Report(on_progress, _never)
+                report = Report(on_progress, never)
                 for component in engine.components.values():
                     component.load(report.loading(component.file_bytes))
             undo.pop_all()
@@ -150,12 +151,14 @@ class Engine:
     def generate(
         self,
         request: GenerationRequest,
-        on_progress: OnProgress = _ignore,
-        is_cancelled: IsCancelled = _never,
+        on_progress: OnProgress = ignore,
+        is_cancelled: IsCancelled = never,
+        on_preview: OnPreview | None = None,
     ) -> GenerationResult:
         """Draws `request`. Equal requests give equal pixels.
 
-        on_progress: told of every step. is_cancelled: asked at every step.
+        on_progress: told of every step. is_cancelled: asked at every step. on_preview: shown the pictures on
+        their way, as the request says; it need not be there.
         Raises RequestError, CheckpointError, OutOfMemoryError, and Cancelled within a step of being asked to.
         """
         plan = self.plan(request)
@@ -166,7 +169,7 @@ class Engine:
             start = self._start(plan, tiling, report)
             cond = self._framed(cond, plan, start)
             uncond = uncond and self._framed(uncond, plan, start)
-            latents = self._sample(plan, cond, uncond, start, report)
+            latents = self._sample(plan, cond, uncond, start, report, request, on_preview)
             images = self._decode(latents, tiling, report)
         infotexts = tuple(self._infotext(plan, seed) for seed in plan.seeds)
         return GenerationResult(images, plan.seeds, infotexts, report.timings)
@@ -297,7 +300,14 @@ class Engine:
         return start
 
     def _sample(
-        self, plan: Plan, cond: Conditioning, uncond: Conditioning | None, start: Start, report: Report
+        self,
+        plan: Plan,
+        cond: Conditioning,
+        uncond: Conditioning | None,
+        start: Start,
+        report: Report,
+        request: GenerationRequest,
+        on_preview: OnPreview | None,
     ) -> list[Tensor]:
         """The latent of each image, one image after the other, each from its own seed."""
         family = self.model.family
@@ -316,13 +326,37 @@ class Engine:
             for image, seed in enumerate(plan.seeds, 1):
                 noise = NoiseSource([seed], self.config.rng, self.config.sampler_rng)
                 wait = component.runtime.marker()
+                previews = self._previews(request, on_preview, image)
                 with report.phase(Phase.SAMPLE, len(sigmas) - 1, image) as advance:
                     for step in sample(predict, plan, prediction, sigmas, start, cond, uncond, noise):
                         wait()  # asking runs at most one step ahead of the device, or nobody could cancel
+                        if previews is not None and previews.is_due(step.index):
+                            noisy = prediction.scale_input(step.x, step.sigma)
+                            previews.take(noisy if request.preview_noisy else step.x0, step.index, step.steps)
                         wait = component.runtime.marker()
                         advance(step.index)
+                    if previews is not None:
+                        previews.flush()
                 latents.append(step.x)
         return latents
+
+    def _previews(
+        self, request: GenerationRequest, on_preview: OnPreview | None, image: int
+    ) -> Previews | None:
+        if on_preview is None or request.preview is PreviewMode.NONE:
+            return None
+        if request.preview is not PreviewMode.PROJ:
+            raise RequestError(f"--preview: {request.preview} is not there yet; proj is")
+        family, backend = self.model.family, self.components[Module.DIFFUSION].runtime
+        look = family.latent_rgb(self.model.architecture).on(backend.take)
+        return Previews(
+            look,
+            backend,
+            on_preview,
+            interval=request.preview_interval,
+            image=image,
+            images=request.batch_count,
+        )
 
     def _make_prediction(
         self, shift: float | None, predict: PredictBatch[Conditioning] | None = None

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from darkroom.api.names import Module, PredictionType, Role, SampleMethod, Scheduler
 from darkroom.core.pixels import mask_to_latent
 from darkroom.families.companions import Companion
+from darkroom.families.latent_rgb import ChannelMix
 from darkroom.families.latents import LatentFormat
 from darkroom.sampling.extra_args import ExtraArgs
 from darkroom.sampling.schedules import FLUX_SHIFT, ResolutionShift
@@ -207,6 +208,10 @@ class Family(ABC, Generic[C]):
 
         is_seen: whether they are shown to the text encoder.
         """
+
+    def latent_rgb(self, config: C) -> ChannelMix:
+        """About the colours of a latent, for previews without a network."""
+        return self.latent.rgb
 
     @abstractmethod
     def encode(self, te: nn.Module, prompts: Sequence[TextPrompt], config: C) -> Sequence[Conditioning]:

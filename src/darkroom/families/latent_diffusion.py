@@ -17,6 +17,7 @@ from darkroom.api.errors import CheckpointError
 from darkroom.api.names import Module, Role, SampleMethod, Scheduler
 from darkroom.families.base import Conditioning, Family, ModuleSpec, SampleDefaults, on_meta
 from darkroom.families.companions import Companion
+from darkroom.families.latent_rgb import SD1_RGB
 from darkroom.families.latents import LatentFormat, read_autoencoder
 from darkroom.nets.te.clip import Activation, CLIPTextConfig, CLIPTextModel
 from darkroom.nets.unet import UNetConfig, UNetModel
@@ -24,7 +25,7 @@ from darkroom.nets.vae.kl import AutoencoderKL, KLConfig
 from darkroom.weights.index import Metadata, TensorIndex
 from darkroom.weights.spellings import TE, UNET, VAE
 
-LATENT = LatentFormat(channels=4, downscale=8, scale=0.18215)
+LATENT = LatentFormat(channels=4, downscale=8, scale=0.18215, rgb=SD1_RGB)
 
 # Input channels: latents, and for inpainting models the mask and the latents of what it leaves.
 TEXT_TO_IMAGE, INPAINTING = 4, 9

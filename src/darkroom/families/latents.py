@@ -8,6 +8,7 @@ from torch import Tensor
 
 from darkroom.api.errors import CheckpointError
 from darkroom.families.companions import Companion, read_companion
+from darkroom.families.latent_rgb import FLUX_RGB, ChannelMix
 from darkroom.nets.vae.kl import KLConfig
 from darkroom.weights.index import TensorIndex
 
@@ -16,13 +17,15 @@ from darkroom.weights.index import TensorIndex
 class LatentFormat:
     """How pictures and latents relate: latent = (z - shift) * scale, `downscale` pixels to a latent pixel.
 
-    scale, shift: one number, or one for each channel. sampled: whether a picture's latent is drawn from the
-    encoder's distribution, as stable-diffusion.cpp draws it; if not, it is the mean.
+    scale, shift: one number, or one for each channel. rgb: about the colours of a latent. sampled: whether a
+    picture's latent is drawn from the encoder's distribution, as stable-diffusion.cpp draws it; if not, it is
+    the mean.
     """
 
     channels: int
     downscale: int
     scale: float | tuple[float, ...]
+    rgb: ChannelMix
     shift: float | tuple[float, ...] = 0.0
     sampled: bool = True
 
@@ -35,7 +38,7 @@ class LatentFormat:
         return latent / _column(self.scale, latent) + _column(self.shift, latent)
 
 
-FLUX_LATENT = LatentFormat(channels=16, downscale=8, scale=0.3611, shift=0.1159)
+FLUX_LATENT = LatentFormat(channels=16, downscale=8, scale=0.3611, rgb=FLUX_RGB, shift=0.1159)
 """Of Flux.1's autoencoder, which Chroma and Z-Image have as well."""
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from darkroom.api.errors import CheckpointError
 from darkroom.api.names import Role
 from darkroom.families.companions import Companion, has, read_companion, read_network, unfit_width
+from darkroom.families.latent_rgb import WAN_RGB
 from darkroom.families.latents import LatentFormat, check_channels
 from darkroom.families.qwen_image.keys import ZERO_COND_T
 from darkroom.families.qwen_image.model import QwenImageTransformerConfig
@@ -30,6 +31,7 @@ LATENT = LatentFormat(
     channels=16,
     downscale=8,
     scale=tuple(1 / deviation for deviation in _DEVIATION),
+    rgb=WAN_RGB,
     shift=_MEAN,
     sampled=False,
 )

@@ -9,11 +9,14 @@ from torch import nn
 from darkroom.api.names import PredictionType
 from darkroom.families.base import Conditioning, Predict, TextPrompt
 from darkroom.families.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
+from darkroom.families.latent_rgb import BUILTIN_RGB, ChannelMix
 from darkroom.families.sd1.conditioner import CLIP_SKIP, encode
 from darkroom.families.sd1.config import detect
 from darkroom.families.sd1.keys import RULES
 from darkroom.weights.index import TensorIndex
 from darkroom.weights.keys import KeyRules
+
+BUILTIN_WIDTH = 96
 
 
 class StableDiffusion1(LatentDiffusion):
@@ -33,6 +36,10 @@ class StableDiffusion1(LatentDiffusion):
         self, te: nn.Module, prompts: Sequence[TextPrompt], config: LatentDiffusionConfig
     ) -> Sequence[Conditioning]:
         return encode(te, prompts)
+
+    def latent_rgb(self, config: LatentDiffusionConfig) -> ChannelMix:
+        """The built-in model's autoencoder, the only one so wide, is not Stable Diffusion's."""
+        return BUILTIN_RGB if config.vae.ch == BUILTIN_WIDTH else self.latent.rgb
 
     def prediction(  # noqa: D102
         self, config: LatentDiffusionConfig, probe: Callable[[], Predict]

@@ -9,6 +9,7 @@ from functools import partial
 from darkroom.api.errors import CheckpointError
 from darkroom.api.names import Role
 from darkroom.families.companions import Companion, has, read_companion, read_network
+from darkroom.families.latent_rgb import SD3_RGB
 from darkroom.families.latents import LatentFormat, check_channels, read_autoencoder
 from darkroom.families.sd3.model import MMDiTConfig
 from darkroom.families.t5_text import T5XXL, read_t5
@@ -24,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 TITLE = "Stable Diffusion 3"
 
-LATENT = LatentFormat(channels=16, downscale=8, scale=1.5305, shift=0.0609)
+LATENT = LatentFormat(channels=16, downscale=8, scale=1.5305, rgb=SD3_RGB, shift=0.0609)
 
 LANDMARKS = (f"{NET}joint_blocks.0.context_block.attn.qkv.weight", f"{NET}pos_embed")
 

@@ -9,6 +9,7 @@ from darkroom.api.errors import CheckpointError
 from darkroom.api.names import PredictionType, Role
 from darkroom.families.companions import Companion, read_companion, unfit_width
 from darkroom.families.latent_diffusion import INPAINTING, TEXT_TO_IMAGE, read_size
+from darkroom.families.latent_rgb import SDXL_RGB
 from darkroom.families.latents import LatentFormat, read_autoencoder
 from darkroom.nets.te.clip import CLIPTextConfig
 from darkroom.nets.unet import UNetConfig
@@ -18,7 +19,7 @@ from darkroom.weights.spellings import UNET
 
 TITLE = "SDXL"
 
-LATENT = LatentFormat(channels=4, downscale=8, scale=0.13025)
+LATENT = LatentFormat(channels=4, downscale=8, scale=0.13025, rgb=SDXL_RGB)
 
 SIZE_WIDTH = 256
 """Channels that each of the six numbers about the picture's size takes in the UNet's vector."""
