@@ -2,7 +2,7 @@
 
 The claims: unpacked at load, a step takes at most 1% longer than with bf16 weights; kept packed, at most 8%.
 
-    python -m benchmarks.packed [q8_0 q4_k ...] [--rounds 5] [--part 1] [--urgent] [--json FILE]
+    python -m benchmarks.packed [q8_0 q4_k ...] [--rounds 5] [--json FILE]
 
 Full size and random weights. What published files quantize is quantized: matrices of whole blocks. The peer
 is diffusers' GGUFLinear in place of the same layers. First the kernels alone. Needs diffusers and gguf.
@@ -15,6 +15,7 @@ import gc
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import diffusers
@@ -25,12 +26,10 @@ from benchmarks.gpu_families import in_turns, warm, weights
 from diffusers.quantizers.gguf.utils import GGUFLinear, GGUFParameter
 from torch import Tensor, nn
 
-from darkroom.layers import unpack as unpacking
-from darkroom.layers.unpack import is_fast, programs_ahead, unpack
+from darkroom.layers.unpack import is_fast, unpack
 from darkroom.quant.gguf import BLOCK_TYPES, encode
 from darkroom.quant.packed import PackedTensor
-from darkroom.runtime import graphs
-from darkroom.runtime.graphs import GraphedModule, accelerate
+from darkroom.runtime.graphs import accelerate
 from darkroom.weights.bind import bind_weights
 from darkroom.weights.source import MemorySource
 
@@ -45,13 +44,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("formats", nargs="*", default=["q8_0", "q4_k"], help="GGUF types in lower case")
     parser.add_argument("--rounds", type=int, default=5, help="turns that each contender takes")
-    parser.add_argument("--part", type=int, help="one in so many multiprocessors unpacks beside a product")
-    parser.add_argument("--urgent", action="store_true", help="unpack before products, not after them")
     parser.add_argument("--json", type=Path, help="write all numbers there")
     options = parser.parse_args()
-    unpacking.PART = options.part or unpacking.PART
-    if options.urgent:
-        unpacking.LAST, graphs.FIRST = graphs.FIRST, unpacking.LAST
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, diffusers {diffusers.__version__}")
     results: dict[str, object] = {}
     with torch.inference_mode():
@@ -65,14 +59,13 @@ def main() -> None:
 
 
 def measure_kernel(format: str, rounds: int) -> dict[str, float]:
-    """Milliseconds of unpacking Flux's widest matrix, with all of the GPU and with what runs ahead."""
+    """Milliseconds of unpacking Flux's widest matrix, by our kernel and by torch's operations."""
     packed = Blocks(format).packed(WIDEST)
     out = torch.empty(packed.numel, dtype=DTYPE, device=CUDA)
     copy = torch.empty_like(out)
     times = in_turns(
         {
-            "all": lambda: unpack(packed, DTYPE, out),
-            "ahead": lambda: unpack(packed, DTYPE, out, programs=programs_ahead(CUDA)),
+            "kernel": lambda: unpack(packed, DTYPE, out),
             "torch": lambda: packed.decode(DTYPE),
             "copy": lambda: copy.copy_(out),
         },
@@ -91,26 +84,16 @@ def compare(format: str, work: Work, rounds: int) -> dict[str, float]:
     blocks = Blocks(format)
     plain, unpacked, packed = bound_network(work.build), ours(blocks, work, False), ours(blocks, work, True)
     theirs = peer(blocks, work)
-    networks = {
-        "bf16": (accelerate(plain), plain),
-        "unpacked at load": (accelerate(unpacked), unpacked),
-        "packed, one after the other": (GraphedModule(packed), packed),
-    }
+    networks = {"bf16": plain, "unpacked at load": unpacked, "packed": packed}
     calls: dict[str, Callable[[], Tensor]] = {
-        name: lambda fast=fast: work.call(fast)  # type: ignore[misc]
-        for name, (fast, _) in networks.items()
+        name: partial(work.call, accelerate(net)) for name, net in networks.items()
     }
+    calls["diffusers GGUFLinear"] = partial(work.call_peer, theirs)
     for call in calls.values():
         warm(call)
-    ahead = accelerate(packed)  # what is recorded stays as it was
-    calls["packed"] = lambda: work.call(ahead)
-    calls["diffusers GGUFLinear"] = lambda: work.call_peer(theirs)
-    warm(calls["packed"])
-    warm(calls["diffusers GGUFLinear"])
     distance = relative(calls["packed"](), calls["unpacked at load"]())
     times = in_turns(calls, rounds)
-    sizes = {name: weights(net) for name, (_, net) in networks.items()}
-    sizes |= {"packed": weights(packed), "diffusers GGUFLinear": weights(theirs)}
+    sizes = {name: weights(net) for name, net in (*networks.items(), ("diffusers GGUFLinear", theirs))}
     print(f"\n| Flux step, {format} | ms | / bf16 | weights GB |")
     print("| --- | --- | --- | --- |")
     for name, milliseconds in times.items():

@@ -1,8 +1,7 @@
-"""Weights unpacked before their turn: the same numbers in whatever order layers are called."""
+"""Quantized weights as matrices."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.layers.linear import Linear
-from darkroom.layers.packed_linear import PackedLinear, packed_form, unpack_ahead, unpack_in_time
+from darkroom.layers.packed_linear import PackedLinear, packed_form
 from darkroom.layers.unpack import is_fast, unpack
 from darkroom.quant.packed import PackedTensor
 from darkroom.runtime.graphs import GraphedModule, accelerate
@@ -53,61 +52,8 @@ def test_without_a_kernel_the_decoder_unpacks() -> None:
     assert torch.equal(unpack(packed, torch.float16), packed.decode(torch.float16))
 
 
-def test_nothing_is_unpacked_ahead_on_the_processor() -> None:
-    net = Net(torch.device("cpu"))
-    assert unpack_ahead(net) == []
-    unpack_in_time(net)
-
-
-@pytest.mark.gpu
-def test_calls_in_order(cuda: torch.device) -> None:
-    net = Net(cuda)
-    x = torch.randn(100, 256, device=cuda, dtype=torch.bfloat16)
-    expected = net(x)
-    ahead = next(iter(unpack_ahead(net)), None)
-    assert ahead is not None
-    for _ in range(3):
-        assert torch.equal(net(x), expected)
-        ahead.end()
-    unpack_in_time(net)
-    assert torch.equal(net(x), expected)
-
-
-@pytest.mark.gpu
-def test_calls_in_any_order(cuda: torch.device) -> None:
-    net = Net(cuda)
-    matrices = [layer.packed.decode(torch.float16) for layer in net.layers]  # type: ignore[operator, union-attr]
-    ahead = next(iter(unpack_ahead(net)), None)
-    assert ahead is not None
-    rng = random.Random(0)
-    for _ in range(50):
-        for number in rng.choices(range(LAYERS), k=rng.randrange(2 * LAYERS)):
-            layer = net.layers[number]
-            assert isinstance(layer, PackedLinear)
-            assert torch.equal(ahead.matrix(layer, torch.float16), matrices[number])
-        if rng.random() < 0.5:
-            ahead.end()
-
-
-@pytest.mark.gpu
-def test_a_weight_that_was_replaced_is_unpacked_anew(cuda: torch.device) -> None:
-    net = Net(cuda)
-    x = torch.randn(100, 256, device=cuda, dtype=torch.bfloat16)
-    ahead = next(iter(unpack_ahead(net)), None)
-    assert ahead is not None
-    net(x)
-    first, second = net.layers[0], net.layers[1]
-    assert isinstance(first, PackedLinear)
-    assert isinstance(second, PackedLinear)
-    first(x)  # the second's is on its way
-    other = PackedTensor.encode(torch.randn(512, 256), "q8_0").to(cuda)
-    second.hold(other, torch.bfloat16)
-    assert torch.equal(ahead.matrix(second, torch.bfloat16), other.decode(torch.bfloat16))
-
-
 @pytest.mark.gpu
 def test_as_a_graph(cuda: torch.device) -> None:
-    """The second call is recorded, what is left unpacked at its end included."""
     net = Net(cuda)
     x = torch.randn(100, 256, device=cuda, dtype=torch.bfloat16)
     expected = net(x)

@@ -8,13 +8,10 @@ import pytest
 import torch
 
 from darkroom.api.names import ComputeType
-from darkroom.layers import packed_linear
-from darkroom.layers.packed_linear import PackedLinear
-from darkroom.quant.packed import PackedTensor
 from darkroom.runtime import torch_backend
 from darkroom.runtime.backends import Backend
-from darkroom.runtime.devices import Device, Devices, DeviceType
-from darkroom.runtime.torch_backend import DTYPES, CpuBackend, CudaBackend, TorchProvider
+from darkroom.runtime.devices import Devices
+from darkroom.runtime.torch_backend import DTYPES, CpuBackend, TorchProvider
 
 
 @pytest.fixture
@@ -185,15 +182,3 @@ def test_engines_that_close_in_any_order_leave_the_process_as_it_was() -> None:
     assert torch.get_num_threads() == before[0] + 2
     second.close()
     assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == before
-
-
-def test_blocks_that_come_and_go_are_not_unpacked_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    net = torch.nn.Sequential(*(PackedLinear(None) for _ in range(3)))
-    for layer in net:
-        layer.hold(PackedTensor.encode(torch.randn(32, 32), "q8_0"), torch.bfloat16)
-    seen: list[list[object]] = []
-    monkeypatch.setattr(packed_linear, "is_fast", lambda packed: True)
-    monkeypatch.setattr(packed_linear, "UnpackAhead", lambda layers, device: seen.append(list(layers)))
-    card = Device("cuda0", "cuda", DeviceType.GPU, "a card that is not there")
-    CudaBackend(card, torch.device("cuda", 0)).lay_out(net, without=[net[1]])
-    assert seen == [[net[0], net[2]]]

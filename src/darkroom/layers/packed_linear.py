@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import torch
 from torch import Tensor, nn
 
 from darkroom.layers import kernels
 from darkroom.layers.linear import Linear, linear
-from darkroom.layers.unpack import UnpackAhead, is_fast, unpack
+from darkroom.layers.unpack import unpack
 from darkroom.quant.packed import PackedTensor
 
 CHUNK = 1 << 21
@@ -49,7 +47,6 @@ class PackedLinear(PackedModule):
     def __init__(self, bias: nn.Parameter | None) -> None:
         super().__init__()
         self.bias = bias
-        self.ahead: UnpackAhead | None = None
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:  # noqa: D102
         weight = self.packed
@@ -60,17 +57,12 @@ class PackedLinear(PackedModule):
             return out if residual is None else out + residual
         if _goes_by_rows(x, weight):
             return _product_by_rows(x, weight, self.bias, residual)
-        return linear(x, self._unpacked(x), self.bias, residual)
+        return linear(x, unpack(weight, x.dtype), self.bias, residual)
 
     def matrix(self, x: Tensor) -> Tensor | None:
-        """W for products with x, good until another layer is used; None where `forward` needs none whole."""
+        """W for products with x; None where `forward` needs none whole."""
         weight = self.packed
-        return None if has_product(x, weight) or _goes_by_rows(x, weight) else self._unpacked(x)
-
-    def _unpacked(self, x: Tensor) -> Tensor:
-        if self.ahead is not None and kernels.usable(x):
-            return self.ahead.matrix(self, x.dtype)
-        return unpack(self.packed, x.dtype)
+        return None if has_product(x, weight) or _goes_by_rows(x, weight) else unpack(weight, x.dtype)
 
 
 def has_product(x: Tensor, weight: PackedTensor) -> bool:
@@ -122,31 +114,3 @@ def packed_form(module: nn.Module, weight: PackedTensor) -> PackedModule | None:
     if type(module) is nn.Embedding and weight.has_whole_rows:
         return PackedEmbedding().train(module.training)
     return None
-
-
-def unpack_ahead(net: nn.Module, without: Collection[nn.Module] = ()) -> list[UnpackAhead]:
-    """Lets the packed layers of `net`, which are on CUDA devices, be unpacked before their turn.
-
-    For as long as they stay there; `unpack_in_time` ends it. One for each device that has something to do.
-    without: modules whose weights come and go: nothing may read them before they are called.
-    """
-    left = {id(part) for module in without for part in module.modules()}
-    packed = [
-        module for module in net.modules() if isinstance(module, PackedLinear) and id(module) not in left
-    ]
-    fast = [layer for layer in packed if is_fast(layer.packed)]
-    made = []
-    for device in dict.fromkeys(layer.packed.data.device for layer in fast):
-        layers = [layer for layer in fast if layer.packed.data.device == device]
-        made.append(UnpackAhead(layers, device))
-        for layer in layers:
-            layer.ahead = made[-1]
-    return made
-
-
-def unpack_in_time(net: nn.Module) -> None:
-    """Undoes `unpack_ahead` and frees its memory."""
-    for module in net.modules():
-        if isinstance(module, PackedLinear) and module.ahead is not None:
-            module.ahead.end()
-            module.ahead = None

@@ -18,8 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.layers.joint import join_weights
-from darkroom.layers.packed_linear import unpack_ahead, unpack_in_time
-from darkroom.layers.unpack import FIRST, UnpackAhead
 
 logger = logging.getLogger(__name__)
 
@@ -33,13 +31,12 @@ MEMORY_SHARE = 1 / 8
 
 
 def accelerate(net: nn.Module) -> nn.Module:
-    """`net` on a CUDA device, its weights laid out for speed, quantized ones unpacked before their turn, its
-    calls replayed from graphs.
+    """`net` on a CUDA device, its weights laid out for speed, its calls replayed from graphs.
 
     For as long as the weights stay where they are: drop the result before they move.
     """
     join_weights(net)
-    return GraphedModule(net, ahead=next(iter(unpack_ahead(net)), None))
+    return GraphedModule(net)
 
 
 @dataclass
@@ -66,15 +63,12 @@ class GraphedModule(nn.Module):
     `net` must compute its output from its inputs and weights alone. If it waits for the device on its way, it
     is never recorded; nor is a shape whose activations are large beside the free memory.
 
-    limit: shapes remembered; the one unused for longest is let go of. ahead: told of the end of each call.
-    One thread at a time.
+    limit: shapes remembered; the one unused for longest is let go of. One thread at a time.
     """
 
-    def __init__(self, net: nn.Module, *, limit: int = 4, ahead: UnpackAhead | None = None) -> None:
+    def __init__(self, net: nn.Module, *, limit: int = 4) -> None:
         super().__init__()
         self.net = net
-        self._ahead = ahead
-        self._stream: torch.cuda.Stream | None = None
         self._limit = limit
         self._seen: set[Key] = set()
         self._too_large: set[Key] = set()
@@ -96,15 +90,12 @@ class GraphedModule(nn.Module):
 
     def forget(self) -> None:
         """Drops every recording and all memory; calls after this are recorded anew."""
-        if self._ahead is not None:
-            unpack_in_time(self.net)
-            self._ahead = None
         self._recordings.clear()
         self._seen.clear()
         self._too_large.clear()
 
     def _replayed(self, method: str, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
-        function = self._ended(getattr(self.net, method))
+        function = getattr(self.net, method)
         tensors: list[Tensor] = []
         form = None if kwargs or torch.is_grad_enabled() else _taken_apart(args, tensors)
         if form is None or not tensors:
@@ -113,19 +104,6 @@ class GraphedModule(nn.Module):
         with torch.cuda.device(inputs[0].device):
             key = (method, form, tuple((tensor.shape, tensor.dtype, tensor.stride()) for tensor in inputs))
             return self._call(lambda *given: function(*_put_together(form, given)), key, inputs)
-
-    def _ended(self, function: Callable[..., object]) -> Callable[..., object]:
-        """`function`, after which nothing is under way on other streams."""
-        if (ahead := self._ahead) is None:
-            return function
-
-        def ended(*args: object, **kwargs: object) -> object:
-            try:
-                return function(*args, **kwargs)
-            finally:
-                ahead.end()
-
-        return ended
 
     def _call(self, function: Callable[..., object], key: Key, inputs: tuple[Tensor, ...]) -> object:
         recording = self._recordings.get(key)
@@ -165,9 +143,7 @@ class GraphedModule(nn.Module):
         with torch.inference_mode(False), torch.no_grad():  # later calls may write to them in any mode
             static = tuple(tensor.clone() for tensor in inputs)
         graph = torch.cuda.CUDAGraph()
-        if self._stream is None and self._ahead is not None:
-            self._stream = torch.cuda.Stream(priority=FIRST)  # type: ignore[no-untyped-call]
-        with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             output = function(*static)
         assert isinstance(output, Tensor), "only calls that gave a tensor are recorded"
         name, kept = type(self.net).__name__, torch.cuda.memory_reserved() - reserved

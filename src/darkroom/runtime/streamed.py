@@ -218,7 +218,4 @@ def _pages(nbytes: int, device: torch.device) -> Tensor:
     """Memory in whole pages on the processor, since they can only be locked whole."""
     if device.type != "cpu":
         return torch.empty(nbytes, dtype=torch.uint8, device=device)
-    page = mmap.PAGESIZE
-    memory = torch.empty(nbytes + 2 * page, dtype=torch.uint8)
-    start = -memory.data_ptr() % page
-    return memory[start : start + nbytes]
+    return torch.frombuffer(mmap.mmap(-1, max(nbytes, 1)), dtype=torch.uint8)[:nbytes]

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from darkroom.api.names import ComputeType
 from darkroom.core.malloc import release_freed_memory
 from darkroom.layers.joint import join_weights
-from darkroom.layers.packed_linear import unpack_ahead, unpack_in_time
 from darkroom.runtime.backends import Backend, Memory
 from darkroom.runtime.budget import format_bytes
 from darkroom.runtime.courier import Courier, CudaCourier, CudaSender, Sender
@@ -167,14 +166,11 @@ class CudaBackend(Backend):
     def lay_out(self, net: nn.Module, without: Collection[nn.Module]) -> None:
         """As `accelerate` does, but for the graphs: they would keep what they read."""
         join_weights(net, without)
-        unpack_ahead(net, without)
 
     def retire(self, accelerated: nn.Module) -> None:
         """Lets go of recorded graphs and their memory."""
         if isinstance(accelerated, GraphedModule):
             accelerated.forget()
-        else:
-            unpack_in_time(accelerated)
 
     def synchronize(self) -> None:
         """Waits for the card."""

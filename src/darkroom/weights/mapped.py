@@ -52,6 +52,11 @@ class MappedFile:
             return data.clone().view(dtype)
         return torch.frombuffer(self._map, dtype=dtype, count=numel, offset=start)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the mapping is still this object's to give."""
+        return hasattr(self, "_map")
+
     def release(self, start: int, count: int) -> None:
         """Gives the memory of a range back to the system; touched again, it is read again.
 
@@ -59,7 +64,7 @@ class MappedFile:
         """
         first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
         last = (start + count) // mmap.PAGESIZE * mmap.PAGESIZE
-        if last > first and hasattr(mmap, "MADV_DONTNEED"):
+        if last > first and hasattr(mmap, "MADV_DONTNEED") and self.is_open:
             self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
 
     def close(self) -> None:

@@ -54,13 +54,13 @@ def random_bytes(format: str) -> PackedTensor:
     return PackedTensor(data, format, (blocks, elements))
 
 
-def assert_decoded(place: Place, weights: PackedTensor, dtype: torch.dtype, programs: int | None) -> None:
+def assert_decoded(place: Place, weights: PackedTensor, dtype: torch.dtype) -> None:
     from darkroom.layers.kernels import dequantize
 
     assert dequantize.supports(weights)
     expected = weights.decode(torch.float32).to(dtype)
     out = torch.empty(weights.shape, dtype=dtype, device=place.device)
-    dequantize.dequantize(weights.to(torch.device(place.device)), out, programs=programs)
+    dequantize.dequantize(weights.to(torch.device(place.device)), out)
     if place.device == "cpu":  # one operation after the other, as in the decoder
         torch.testing.assert_close(out, expected, rtol=0, atol=0, equal_nan=True)
         return
@@ -71,26 +71,22 @@ def assert_decoded(place: Place, weights: PackedTensor, dtype: torch.dtype, prog
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize("programs", [None, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("format", [*GGUF, *FLOAT8])
-def test_random_bytes(place: Place, format: str, dtype: torch.dtype, programs: int | None) -> None:
-    assert_decoded(place, random_bytes(format), dtype, programs)
+def test_random_bytes(place: Place, format: str, dtype: torch.dtype) -> None:
+    assert_decoded(place, random_bytes(format), dtype)
 
 
-@pytest.mark.parametrize("programs", [None, 32])
 @pytest.mark.parametrize("shape", [real_size((9216, 3072)), real_size((77, 15360)), real_size((1, 256))])
 @pytest.mark.parametrize("format", [*GGUF, *FLOAT8])
-def test_weights_of_real_size(
-    place: Place, format: str, shape: tuple[int, int], programs: int | None
-) -> None:
-    assert_decoded(place, packed(format, *shape), torch.bfloat16, programs)
+def test_weights_of_real_size(place: Place, format: str, shape: tuple[int, int]) -> None:
+    assert_decoded(place, packed(format, *shape), torch.bfloat16)
 
 
 @pytest.mark.parametrize("scales", [0, 1, 7])
 @pytest.mark.parametrize("format", FLOAT8)
 def test_scales_beside_fp8(place: Place, format: str, scales: int) -> None:
-    assert_decoded(place, packed(format, 7, 24, scales), torch.float32, None)
+    assert_decoded(place, packed(format, 7, 24, scales), torch.float32)
 
 
 def test_what_the_kernel_does_not_take(place: Place) -> None:

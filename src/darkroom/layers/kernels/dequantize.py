@@ -20,9 +20,9 @@ from darkroom.quant.packed import PackedTensor
 
 OCTET = 8
 
-# Octets that a thread has in hand, and warps of a program: of many, and of a few that run beside a product.
+# Octets that a thread has in hand, and warps of a program.
 _THREAD_OCTETS = 4
-_WARPS, _WARPS_OF_FEW = 8, 32
+_WARPS = 8
 
 FORMATS = frozenset(
     {
@@ -198,23 +198,22 @@ def values(block, octet, lane, FORMAT: tl.constexpr, OCTETS: tl.constexpr):
     return weights
 
 
-@triton.jit(do_not_specialize=["octets", "tiles", "scale_octets"])
+@triton.jit(do_not_specialize=["octets", "scale_octets"])
 def _dequantize_kernel(
-    data, scale, out, octets, tiles, scale_octets,
+    data, scale, out, octets, scale_octets,
     FORMAT: tl.constexpr, OCTETS: tl.constexpr, NBYTES: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """OCTETS, NBYTES: of a block. scale_octets: how many share a number of `scale`, where there is one."""
     lane = tl.arange(0, 8)
-    for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
-        first = tile * TILE
-        # Beyond the end the last octet is made again, and written where it is already.
-        row = tl.minimum(tl.arange(0, TILE), octets - first - 1)
-        block = data + (first // OCTETS).to(tl.int64) * NBYTES + row // OCTETS * NBYTES
-        weights = values(block, row % OCTETS, lane, FORMAT, OCTETS)
-        if scale is not None:
-            weights *= tl.load(scale + (first + row) // scale_octets)[:, None].to(tl.float32)
-        place = out + first.to(tl.int64) * 8 + row[:, None] * 8 + lane[None, :]
-        tl.store(place, weights.to(out.dtype.element_ty))
+    first = tl.program_id(0) * TILE
+    # Beyond the end the last octet is made again, and written where it is already.
+    row = tl.minimum(tl.arange(0, TILE), octets - first - 1)
+    block = data + (first // OCTETS).to(tl.int64) * NBYTES + row // OCTETS * NBYTES
+    weights = values(block, row % OCTETS, lane, FORMAT, OCTETS)
+    if scale is not None:
+        weights *= tl.load(scale + (first + row) // scale_octets)[:, None].to(tl.float32)
+    place = out + first.to(tl.int64) * 8 + row[:, None] * 8 + lane[None, :]
+    tl.store(place, weights.to(out.dtype.element_ty))
 
 
 class Layout(NamedTuple):
@@ -238,19 +237,13 @@ def supports(packed: PackedTensor) -> bool:
     return packed.format in FORMATS and width % OCTET == 0 and packed.nbytes > 0
 
 
-def dequantize(packed: PackedTensor, out: Tensor, *, programs: int | None = None) -> Tensor:
-    """`out`, contiguous, filled with the weights of `packed`, which is beside it on the current device.
-
-    programs: at most so many thread blocks, larger ones, which make several tiles each; they leave the other
-    multiprocessors to whoever runs at the same time.
-    """
-    warps = _WARPS if programs is None else _WARPS_OF_FEW
-    tile = warps * 32 * _THREAD_OCTETS
+def dequantize(packed: PackedTensor, out: Tensor) -> Tensor:
+    """`out`, contiguous, filled with the weights of `packed`, which is beside it on the current device."""
+    tile = _WARPS * 32 * _THREAD_OCTETS
     octets = out.numel() // OCTET
-    tiles = triton.cdiv(octets, tile)
     scales = 1 if packed.scale is None else packed.scale.numel()
-    _dequantize_kernel[(min(tiles, programs or tiles),)](
-        packed.data, packed.scale, out, octets, tiles, octets // scales,
-        **layout(packed.format)._asdict(), TILE=tile, num_warps=warps,
+    _dequantize_kernel[(triton.cdiv(octets, tile),)](
+        packed.data, packed.scale, out, octets, octets // scales,
+        **layout(packed.format)._asdict(), TILE=tile, num_warps=_WARPS,
     )  # fmt: skip
     return out
