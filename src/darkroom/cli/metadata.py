@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from darkroom.api.errors import RequestError
-from darkroom.cli.containers import Entry, parameters_of, read_container
 from darkroom.cli.options import CliOptions, MetadataFormat
+from darkroom.core.containers import Entry, parameters_of, read_container
 from darkroom.core.infotext import read_infotext
 
 _BRIEF = 240
@@ -36,7 +36,7 @@ def read_report(path: Path, *, raw: bool = False, structural: bool = False) -> d
         data = path.read_bytes()
     except OSError as error:
         raise RequestError(f"--image: '{path}' cannot be read ({error.strerror})") from None
-    format, entries = read_container(data, str(path), raw)
+    format, entries = read_container(data, f"--image: '{path}'", raw)
     parameters = parameters_of(entries)
     report: dict[str, Any] = {
         "file": str(path),

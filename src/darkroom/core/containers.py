@@ -24,10 +24,11 @@ _TEXT_CHUNKS = ("tEXt", "zTXt", "iTXt")
 _METADATA_CHUNKS = (*_TEXT_CHUNKS, "eXIf", "iCCP", "gAMA", "cHRM", "sRGB", "pHYs", "tIME")
 
 
-def read_container(data: bytes, name: str, raw: bool) -> tuple[str, list[Entry]]:
+def read_container(data: bytes, subject: str, raw: bool = False) -> tuple[str, list[Entry]]:
     """The format and the parts of a picture file, each marked `metadata_like` or not.
 
-    raw: add the first bytes, in hexadecimal, of parts that are not understood.
+    subject: what messages begin with. raw: add the first bytes, in hexadecimal, of parts that are not
+    understood.
     Raises RequestError for other formats and for files whose parts do not add up.
     """
     readers: dict[str, tuple[bytes, Callable[[bytes, bool], Iterator[Entry]]]] = {
@@ -40,9 +41,9 @@ def read_container(data: bytes, name: str, raw: bool) -> tuple[str, list[Entry]]
             try:
                 return format, list(read(data, raw))
             except (struct.error, IndexError, ValueError) as error:
-                raise RequestError(f"--image: '{name}' is damaged ({error})") from None
+                raise RequestError(f"{subject} is damaged ({error})") from None
     what = "is empty" if not data else "is no PNG, JPEG or WebP picture"
-    raise RequestError(f"--image: '{name}' {what}; only PNG, JPEG and WebP are read")
+    raise RequestError(f"{subject} {what}; only PNG, JPEG and WebP are read")
 
 
 def parameters_of(entries: list[Entry]) -> str | None:
