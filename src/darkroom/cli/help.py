@@ -1,85 +1,19 @@
-"""The help text and the text after a usage error, laid out from the option declarations."""
+"""sd-cli's help, and what follows a mistake on its command line."""
 
 from __future__ import annotations
 
-import shutil
-import textwrap
-from enum import Enum
-
-from darkroom.api.version import __version__
-from darkroom.cli.arguments import Option, UsageError, options_of
+from darkroom.api import help
+from darkroom.api.arguments import UsageError
 from darkroom.cli.options import SECTIONS
-from darkroom.cli.values import choices
 
-USAGE = "Usage: sd-cli [options]"
-_NAMES_WIDTH = 30
-
-
-def version_text() -> str:
-    """What --version prints."""
-    return f"darkroom {__version__} (stable-diffusion.cpp compatible)"
+PROGRAM = "sd-cli"
 
 
 def help_text() -> str:
-    """All options in their sections, as wide as the terminal but 80 to 100 columns."""
-    width = min(100, max(80, shutil.get_terminal_size().columns))
-    lines = [version_text(), USAGE]
-    for section in SECTIONS:
-        lines += ["", f"{section.title}:"]
-        for option in options_of(section):
-            lines += entries(option, width)
-    return "\n".join(lines)
+    """All options in their sections."""
+    return help.help_text(PROGRAM, SECTIONS)
 
 
 def usage_error_text(error: UsageError) -> str:
     """The message, what it is about, and where to read on."""
-    lines = [f"error: {error}"]
-    if error.hint:
-        lines.append(error.hint)
-    lines += ["", USAGE]
-    if error.option is not None:
-        lines += entries(error.option, 100)
-    lines.append("'sd-cli --help' lists all options.")
-    return "\n".join(lines)
-
-
-def entries(option: Option, width: int) -> list[str]:
-    """The lines of one option in the help text."""
-    flag = option.flag
-    lines = _entry(spelling(flag.names, flag.metavar), description(option), width)
-    if flag.file_names:
-        lines += _entry(spelling(flag.file_names, "PATH"), file_description(option), width)
-    return lines
-
-
-def spelling(names: tuple[str, ...], metavar: str | None) -> str:
-    """`-o, --output PATH`."""
-    return ", ".join(names) + (f" {metavar}" if metavar else "")
-
-
-def description(option: Option) -> str:
-    """The declared help, with the allowed values and the default where it does not name them itself."""
-    text = option.field.description or ""
-    if names := choices(option.field):
-        text += f", one of [{', '.join(names)}]"
-    default = option.field.default
-    if "default:" not in text and default not in (None, "", False, ()):
-        text += f" (default: {default.value if isinstance(default, Enum) else default})"
-    if option.flag.concat:
-        text += "; repeated values are joined with commas"
-    return text
-
-
-def file_description(option: Option) -> str:
-    """The help of the spelling that reads a file."""
-    return f"a file to read {option.field.description} from"
-
-
-def _entry(names: str, text: str, width: int) -> list[str]:
-    return textwrap.wrap(
-        text,
-        width,
-        initial_indent=f"  {names:<{_NAMES_WIDTH}}",
-        subsequent_indent=" " * (_NAMES_WIDTH + 2),
-        break_on_hyphens=False,
-    )
+    return help.usage_error_text(PROGRAM, error)

@@ -9,10 +9,11 @@ import os
 import sys
 
 from darkroom.api.errors import Cancelled, DarkroomError
+from darkroom.api.help import version_text
 from darkroom.api.names import Mode
 from darkroom.cli.arguments import Arguments, UsageError, parse
 from darkroom.cli.console import Console
-from darkroom.cli.help import help_text, usage_error_text, version_text
+from darkroom.cli.help import help_text, usage_error_text
 from darkroom.cli.interrupt import EXIT_CODE, Interrupt
 from darkroom.core.log import logging_to
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from darkroom.api.arguments import Section
 from darkroom.api.config import EngineConfig
 from darkroom.api.names import Mode
 from darkroom.api.options import opt
 from darkroom.api.request import GenerationRequest
+from darkroom.api.switches import ContextSwitches, PictureSwitches
 
 
 class MetadataFormat(StrEnum):
@@ -61,39 +62,6 @@ class CliOptions(BaseModel):
     color: bool = opt(False, "colour the tags of log lines", "--color")
     version: bool = opt(False, "print the version and exit", "--version")
     help: bool = opt(False, "show this help and exit", "-h", "--help")
-
-
-class ContextSwitches(BaseModel):
-    """Context options that change nothing in an engine's configuration."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    list_devices: bool = opt(False, "list the devices for --backend and exit", "--list-devices")
-    mmap: bool = opt(False, "accepted; weights are always memory-mapped", "--mmap")
-    fa: bool = opt(False, "accepted; attention is always memory-efficient", "--fa")
-    diffusion_fa: bool = opt(False, "accepted; attention is always memory-efficient", "--diffusion-fa")
-    diffusion_conv_direct: bool = opt(
-        False, "accepted; convolutions always run directly", "--diffusion-conv-direct"
-    )
-    vae_conv_direct: bool = opt(False, "accepted; convolutions always run directly", "--vae-conv-direct")
-
-
-class PictureSwitches(BaseModel):
-    """Generation options about the file, not the picture."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    disable_image_metadata: bool = opt(
-        False, "do not write the parameters text into the picture", "--disable-image-metadata"
-    )
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading of the help text and the options under it."""
-
-    title: str
-    models: tuple[type[BaseModel], ...]
 
 
 SECTIONS = (

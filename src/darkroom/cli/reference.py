@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from darkroom.cli.arguments import options_of
-from darkroom.cli.help import description, file_description, spelling
+from darkroom.api.help import table
 from darkroom.cli.options import SECTIONS
 
 _HEAD = """\
@@ -65,20 +64,7 @@ a `parameters` text apart.
 
 def reference() -> str:
     """The page, in Markdown."""
-    parts = [_HEAD]
-    for section in SECTIONS:
-        parts += [f"## {section.title}\n", "| option | meaning |", "| --- | --- |"]
-        for option in options_of(section):
-            flag = option.flag
-            parts.append(_row(spelling(flag.names, flag.metavar), description(option)))
-            if flag.file_names:
-                parts.append(_row(spelling(flag.file_names, "PATH"), file_description(option)))
-        parts.append("")
-    return "\n".join(parts)
-
-
-def _row(names: str, text: str) -> str:
-    return f"| `{names}` | {text} |".replace("<", "&lt;")
+    return "\n".join([_HEAD, *(line for section in SECTIONS for line in table(section))])
 
 
 if __name__ == "__main__":

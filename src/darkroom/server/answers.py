@@ -1,0 +1,75 @@
+"""How an error is told, in the form of the API that was called."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from darkroom.api.errors import DarkroomError
+from darkroom.server.errors import ApiError, code_of, status_of
+
+logger = logging.getLogger(__name__)
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+
+
+async def answer_error(request: Request, error: Exception) -> JSONResponse:
+    """The answer to a request that failed, whatever it failed with."""
+    return answer(request.url.path, as_api_error(error))
+
+
+def as_api_error(error: Exception) -> ApiError:
+    """Any exception as what a client is told."""
+    match error:
+        case ApiError():
+            return error
+        case RequestValidationError():
+            return _of_validation(error)
+        case HTTPException():
+            headers = dict(error.headers or {})
+            return ApiError(str(error.detail), status=error.status_code, headers=headers)
+        case DarkroomError():
+            return ApiError(str(error), status=status_of(error), code=code_of(error))
+        case _:
+            logger.error("a fault in Darkroom", exc_info=error)
+            return ApiError(f"a fault in Darkroom: {type(error).__name__}", status=500, code="server_error")
+
+
+def answer(path: str, error: ApiError) -> JSONResponse:
+    """The error as the API at `path` tells it."""
+    headers = {"x-should-retry": "true" if error.status in (408, 429, 503) else "false"} | error.headers
+    return JSONResponse(content(path, error), error.status, headers)
+
+
+def content(path: str, error: ApiError) -> dict[str, Any]:
+    """OpenAI's error object under /v1; elsewhere the text, as stable-diffusion.cpp has it."""
+    if path.startswith("/v1/"):
+        kind = error.type or _TYPES.get(error.status)
+        kind = kind or ("server_error" if error.status >= 500 else "invalid_request_error")
+        return {
+            "error": {"message": str(error), "type": kind, "param": error.param, "code": error.code},
+        }
+    return {"error": str(error), "message": str(error), "code": error.code, "param": error.param}
+
+
+def _of_validation(error: RequestValidationError) -> ApiError:
+    """The first thing that is wrong with a body, a query or a path."""
+    first = error.errors()[0]
+    where = [str(part) for part in first["loc"] if part not in ("body", "query", "path", "header")]
+    if first["type"] == "json_invalid":
+        why = first.get("ctx", {}).get("error", "it cannot be read")
+        return ApiError(f"invalid json: {why}", code="invalid_json")
+    if not where:
+        return ApiError(f"body: {first['msg']}", code="invalid_request")
+    name = ".".join(where)
+    return ApiError(f"{name}: {first['msg']}", code="invalid_value", param=name)

@@ -1,0 +1,35 @@
+"""The HTTP application: every API's routes over one service."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from darkroom.api.errors import DarkroomError
+from darkroom.api.version import __version__
+from darkroom.server.answers import answer_error
+from darkroom.server.routes import health
+from darkroom.server.service import Service
+
+ROUTES = (health,)
+"""The modules that each give a `router(service)`."""
+
+
+def create_app(service: Service) -> FastAPI:
+    """The application; entering its lifespan starts the service."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        yield
+
+    app = FastAPI(title="Darkroom sd-server", version=__version__, lifespan=lifespan)
+    for module in ROUTES:
+        app.include_router(module.router(service))
+    for kind in (DarkroomError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, answer_error)
+    return app

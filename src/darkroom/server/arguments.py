@@ -1,0 +1,71 @@
+"""sd-server's command line, read with api/arguments.py."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from darkroom.api.arguments import Section, UsageError, read_arguments, spellings
+from darkroom.api.config import EngineConfig
+from darkroom.api.request import GenerationRequest
+from darkroom.api.switches import ContextSwitches, PictureSwitches
+from darkroom.server.options import ServerOptions
+from darkroom.server.security import is_loopback
+
+PROGRAM = "sd-server"
+
+KEY_VARIABLE = "DARKROOM_API_KEY"
+"""Where the key may stand instead, so that it shows in no list of processes."""
+
+SECTIONS = (
+    Section("Svr Options", (ServerOptions,)),
+    Section("Context Options", (EngineConfig, ContextSwitches)),
+    Section("Default Generation Options", (GenerationRequest, PictureSwitches)),
+)
+
+OPTIONS = spellings(SECTIONS)
+"""Every spelling of every option."""
+
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """A whole command line. request: what a request gets that says nothing else."""
+
+    server: ServerOptions
+    context: ContextSwitches
+    picture: PictureSwitches
+    config: EngineConfig
+    request: GenerationRequest
+
+
+def parse(argv: Sequence[str]) -> Arguments:
+    """The command line without the program's name. Raises UsageError."""
+    given = read_arguments(argv, OPTIONS)
+
+    def made(model: type[M]) -> M:
+        return model(**given.get(model, {}))
+
+    arguments = Arguments(
+        made(ServerOptions),
+        made(ContextSwitches),
+        made(PictureSwitches),
+        made(EngineConfig),
+        made(GenerationRequest),
+    )
+    server = arguments.server
+    if not server.api_key and (key := os.environ.get(KEY_VARIABLE)):
+        server = server.model_copy(update={"api_key": key})
+    is_safe = server.api_key or server.insecure or is_loopback(server.listen_ip)
+    if not (is_safe or server.help or server.version):
+        raise UsageError(
+            f"--listen-ip: others can connect to {server.listen_ip}, and no key is asked of them; "
+            "add --api-key KEY, or --insecure if that is meant",
+            OPTIONS["--listen-ip"],
+        )
+    return Arguments(server, arguments.context, arguments.picture, arguments.config, arguments.request)

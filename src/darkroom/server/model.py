@@ -1,0 +1,146 @@
+"""The model that a server holds: how it is loaded and what can be said about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from darkroom.api.config import EngineConfig
+from darkroom.api.names import Role, SampleMethod, Scheduler
+from darkroom.api.request import GenerationRequest
+from darkroom.api.result import GenerationResult, IsCancelled, OnProgress
+from darkroom.server.jobs import Outline
+
+if TYPE_CHECKING:  # torch
+    from darkroom.engine.engine import Engine
+
+MIN_SIDE, MAX_SIDE = 64, 4096
+"""Pixels on a side that a request may ask for; a model can have a smaller end of its own."""
+
+BUILTIN = "builtin"
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a model without drawing.
+
+    name: of the main file, with its ending. stem: without it. path: where it is.
+    family: its name in the code, flux for example; title: for people. variant: what tells it from others of
+    its family, where anything does.
+    method, scheduler, steps, cfg_scale, guidance, width, height, clip_skip: the family's defaults.
+    size_multiple: width and height are rounded up to multiples of it.
+    """
+
+    name: str
+    stem: str
+    path: str
+    family: str
+    title: str
+    variant: str
+    method: SampleMethod
+    scheduler: Scheduler
+    steps: int
+    cfg_scale: float
+    guidance: float | None
+    clip_skip: int | None
+    width: int
+    height: int
+    size_multiple: int
+    min_side: int
+    max_side: int
+    takes_references: bool
+    inpaints: bool
+    file_bytes: int
+    vae: Path | None = None
+
+
+class LoadedModel:
+    """An engine and what the server asks it. `generate` and `close` belong to the worker's thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def info(self) -> ModelInfo:
+        """What is known of the model."""
+        engine = self._engine
+        family, defaults, path = engine.model.family, engine.defaults, engine.model.path
+        is_builtin = not engine.config.files
+        return ModelInfo(
+            name=BUILTIN if is_builtin else path.name,
+            stem=BUILTIN if is_builtin else path.stem,
+            path=str(path),
+            family=family.name,
+            title=family.title,
+            variant="inpainting" if family.inpaints(engine.model.architecture) else "",
+            method=defaults.method,
+            scheduler=defaults.scheduler,
+            steps=defaults.steps,
+            cfg_scale=defaults.cfg_scale,
+            guidance=defaults.guidance,
+            clip_skip=defaults.clip_skip,
+            width=defaults.width,
+            height=defaults.height,
+            size_multiple=defaults.size_multiple,
+            min_side=MIN_SIDE,
+            max_side=min(MAX_SIDE, defaults.longest_side or MAX_SIDE),
+            takes_references=family.takes_references,
+            inpaints=family.inpaints(engine.model.architecture),
+            file_bytes=sum(component.file_bytes for component in engine.components.values()),
+            vae=engine.config.vae,
+        )
+
+    def outline(self, request: GenerationRequest) -> Outline:
+        """What will be drawn. Raises RequestError for what cannot be."""
+        plan = self._engine.plan(request)
+        assert plan.schedule is not None, "an engine planned it"
+        return Outline(plan.width, plan.height, len(plan.schedule.sigmas) - 1, plan.seeds)
+
+    def tokenizer(self) -> Callable[[str], list[int]]:
+        """From text to the tokens that the model sees, or one of its tokenizers where it has several."""
+        from darkroom.engine.tokens import tokenizer_of
+
+        return tokenizer_of(self._engine.model).encode
+
+    def generate(
+        self, request: GenerationRequest, on_progress: OnProgress, is_cancelled: IsCancelled
+    ) -> GenerationResult:
+        """Draws."""
+        return self._engine.generate(request, on_progress, is_cancelled)
+
+    def close(self) -> None:
+        """Frees the weights."""
+        self._engine.close()
+
+
+def open_engine(config: EngineConfig, read: list[int]) -> LoadedModel:
+    """Opens the model and reads its weights to where they live.
+
+    read: bytes read and bytes in all, kept up to date. Raises DarkroomError.
+    """
+    from darkroom.engine.engine import Engine  # torch and all that is heavy
+
+    engine = Engine.load(config)
+
+    def on_bytes(nbytes: int) -> None:
+        read[0] += nbytes
+
+    try:
+        waiting = [part for part in engine.components.values() if part.params is not None]
+        read[1] = sum(part.file_bytes for part in waiting)
+        for part in waiting:
+            part.load(on_bytes)
+        read[0] = read[1]
+        model = LoadedModel(engine)
+        model.tokenizer()("")  # compiled now, not while a request waits
+    except BaseException:
+        engine.close()
+        raise
+    return model
+
+
+def name_of(config: EngineConfig) -> str:
+    """What the model is called, also before it is loaded: its file's name without the ending."""
+    path = config.files.get(Role.MODEL) or config.files.get(Role.DIFFUSION_MODEL)
+    return path.stem if path else BUILTIN

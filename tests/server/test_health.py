@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from darkroom.api.version import __version__
+from tests.server.conftest import RunningServer, StartServer, wait_for
+
+
+def test_it_answers_while_it_loads_and_then_is_ok(start_server: StartServer) -> None:
+    server = start_server(DARKROOM_NONCE="only we know")
+    first = server.health()
+    assert first["status"] in ("loading", "ok")
+    assert first["pid"] == server.process.pid
+    assert first["nonce"] == "only we know"
+    server.wait_until_ready()
+    health = server.health()
+    assert health["status"] == "ok"
+    assert health["loaded"] is True
+    assert health["bytes_read"] == health["bytes_total"]
+    assert health["bytes_total"] > 1_000_000  # type: ignore[operator]
+    assert (health["model"], health["version"], health["error"]) == ("builtin", __version__, None)
+
+
+def test_a_model_that_cannot_be_loaded_is_an_error_that_stays(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    file = tmp_path / "broken.safetensors"
+    file.write_bytes(os.urandom(4096))
+    server = start_server("-m", str(file))
+    wait_for(lambda: server.health()["status"] == "error", "the error is told")
+    health = server.health()
+    assert "broken.safetensors" in str(health["error"])
+    assert (health["model"], health["loaded"]) == ("broken", False)
+    assert server.stop() == 0
