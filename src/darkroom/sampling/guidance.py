@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from darkroom.sampling.conditions import Dataclass, expand, join, rows_of
 from darkroom.sampling.extra_args import ExtraArgs
 from darkroom.sampling.prediction import Prediction
 from darkroom.sampling.steps import Denoise, Denoised
@@ -20,11 +21,7 @@ from darkroom.sampling.steps import Denoise, Denoised
 logger = logging.getLogger(__name__)
 
 
-class _Dataclass(Protocol):
-    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
-
-
-C = TypeVar("C", bound=_Dataclass)
+C = TypeVar("C", bound=Dataclass)
 
 MAX_STEPS = 10_000
 """No request has more steps; a guidance_schedule that names more would only take memory."""
@@ -154,7 +151,7 @@ def make_denoiser(
     sigmas: Tensor,
     *,
     batched: bool = True,
-) -> Denoise:
+) -> Denoiser[C]:
     """`denoise(x, sigma)` of one generation.
 
     cond, uncond: dataclasses of tensors with the batch first; batch size 1 serves every image.
@@ -162,10 +159,12 @@ def make_denoiser(
     sigmas: the schedule (steps + 1,) on the CPU, from which a sigma's step is known.
     batched: run cond and uncond as one batch where their shapes agree; one after the other takes less memory.
     """
-    return _Denoiser(predict, prediction, cond, uncond, guidance, sigmas, batched)
+    return Denoiser(predict, prediction, cond, uncond, guidance, sigmas, batched)
 
 
-class _Denoiser:
+class Denoiser(Generic[C]):
+    """`denoise(x, sigma)`, made by `make_denoiser`."""
+
     def __init__(
         self,
         predict: PredictBatch[C],
@@ -176,17 +175,19 @@ class _Denoiser:
         sigmas: Tensor,
         batched: bool,
     ) -> None:
-        self._predict: PredictBatch[Any] = predict
+        self._predict = predict
         self._prediction = prediction
-        self._conds: tuple[Any, Any] = (cond, uncond)
+        self._cond = cond
+        self._uncond = uncond
         self._guidance = guidance
         self._levels: list[float] = sigmas.tolist()
         self._scales = guidance.scales(len(self._levels) - 1)
         self._batched = batched
-        self._expanded: dict[int, tuple[Any, Any, Any]] = {}
+        self._expanded: dict[int, tuple[C, C | None, C | None]] = {}
         self._last_delta: Tensor | None = None
 
     def __call__(self, x: Tensor, sigma: float) -> Denoised:
+        """The clean latents that x (b, c, h, w) seems to come from."""
         scale = self._scales[self._step(sigma)]
         net_input = self._prediction.scale_input(x, sigma)
         t = self._prediction.timestep(sigma)
@@ -204,7 +205,15 @@ class _Denoiser:
             x0, self._prediction.denoised(uncond_out, x, sigma) if self._guidance.needs_uncond else None
         )
 
-    def _run(self, net_input: Tensor, t: float, cond: object) -> Tensor:
+    def keep(self, rows: Sequence[int]) -> None:
+        """From now on only these images of the batch are asked for, in this order."""
+        self._cond = rows_of(self._cond, rows)
+        self._uncond = self._uncond and rows_of(self._uncond, rows)
+        self._expanded.clear()
+        if self._last_delta is not None:
+            self._last_delta = self._last_delta[list(rows)]
+
+    def _run(self, net_input: Tensor, t: float, cond: C) -> Tensor:
         timesteps = torch.full((len(net_input),), t, dtype=torch.float32, device=net_input.device)
         return self._predict(net_input, timesteps, cond)
 
@@ -223,11 +232,11 @@ class _Denoiser:
         reached = sum(level >= sigma * (1 - 1e-6) for level in self._levels[:-1])
         return max(reached - 1, 0)
 
-    def _for_batch(self, n: int) -> tuple[Any, Any, Any]:
+    def _for_batch(self, n: int) -> tuple[C, C | None, C | None]:
         """cond, uncond and both joined, for n images; made once, so that their addresses stay the same."""
         if n not in self._expanded:
-            cond, uncond = (None if c is None else _expand(c, n) for c in self._conds)
-            both = _join(cond, uncond) if self._batched and uncond is not None else None
+            cond, uncond = expand(self._cond, n), None if self._uncond is None else expand(self._uncond, n)
+            both = join(cond, uncond) if self._batched and uncond is not None else None
             self._expanded[n] = (cond, uncond, both)
         return self._expanded[n]
 
@@ -243,52 +252,6 @@ def keep_norm(guided: Tensor, cond: Tensor, patch: int) -> Tensor:
 
     ratio = (mean_square(cond) / mean_square(guided)).sqrt().nan_to_num(1, 1, 1)
     return guided * F.interpolate(ratio, scale_factor=patch).to(guided.dtype)
-
-
-def _expand(value: Any, n: int) -> Any:  # noqa: ANN401
-    """A conditioning of batch size 1 for n images, tensor by tensor."""
-    if isinstance(value, Tensor):
-        return value.expand(n, *value.shape[1:]) if len(value) == 1 else value
-    if isinstance(value, tuple):
-        return tuple(_expand(part, n) for part in value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.replace(value, **{name: _expand(part, n) for name, part in _fields(value)})
-    return value
-
-
-class _Different(Exception):
-    """Two conditionings that cannot be one batch."""
-
-
-def _join(first: Any, second: Any) -> Any | None:  # noqa: ANN401
-    """One conditioning of both batches, or None where a tensor differs in shape or is there only once."""
-    try:
-        return _joined(first, second)
-    except _Different:
-        return None
-
-
-def _joined(first: Any, second: Any) -> Any:  # noqa: ANN401
-    if type(first) is not type(second):
-        raise _Different
-    if isinstance(first, Tensor):
-        if first.shape != second.shape:
-            raise _Different
-        return torch.cat([first, second])
-    if isinstance(first, tuple):
-        if len(first) != len(second):
-            raise _Different
-        return tuple(_joined(a, b) for a, b in zip(first, second, strict=True))
-    if dataclasses.is_dataclass(first) and not isinstance(first, type):
-        parts = {name: _joined(part, getattr(second, name)) for name, part in _fields(first)}
-        return dataclasses.replace(first, **parts)
-    if first != second:
-        raise _Different
-    return first
-
-
-def _fields(value: Any) -> list[tuple[str, Any]]:  # noqa: ANN401
-    return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
 
 
 def keep_unmasked(denoise: Denoise, mask: Tensor, latent: Tensor) -> Denoise:
