@@ -23,6 +23,8 @@ from darkroom.manager.gateway.origins import SAFE_METHODS, Origins
 
 _PUBLIC = ("/healthz", "/readyz", "/docs", "/openapi.json", "/favicon.ico", "/v1/images/files/", "/assets/")
 
+_SENT = ("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "X-Api-Key", "X-Model")
+
 Allowed = frozenset[keys.Scope]
 
 
@@ -167,7 +169,7 @@ class Access:
             headers={
                 "Access-Control-Allow-Origin": origin,
                 "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE",
-                "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, X-Api-Key, X-Model",
+                "Access-Control-Allow-Headers": ", ".join(_SENT),
                 "Access-Control-Max-Age": "600",
                 "Vary": "Origin",
             },

@@ -28,11 +28,11 @@ class Origins:
         self._allowed = {origin.rstrip("/").lower() for origin in config.allowed_origins}
 
     def check(self, method: str, host: str, origin: str | None) -> None:
-        """Errors: GatewayError 403 for a foreign Host, or a foreign Origin of a request that changes things."""
+        """Errors: GatewayError 403 for a foreign Host, or a foreign Origin where things are changed."""
         name = _host_name(host)
         if name not in self._names and not (self._addresses and _is_address(name)):
             raise GatewayError(
-                f"Host '{host[:80]}': not a name of this manager; use its address, or add it to allowed_hosts",
+                f"Host '{host[:80]}': not a name of this manager; use its own, or add to allowed_hosts",
                 status=403,
                 code="host_not_allowed",
                 retry=False,
