@@ -21,12 +21,17 @@ EVENTS_KEPT = 2000
 
 @dataclass(frozen=True)
 class Outline:
-    """What is known of a picture before it is drawn. steps: denoising steps of each picture."""
+    """What is known of a picture before it is drawn. steps: denoising steps of each picture.
+
+    tokens: what the network takes a picture for. input_tokens: the same of the pictures it starts from.
+    """
 
     width: int
     height: int
     steps: int
     seeds: tuple[int, ...]
+    tokens: int = 0
+    input_tokens: int = 0
 
 
 class Job:

@@ -93,9 +93,27 @@ class LoadedModel:
 
     def outline(self, request: GenerationRequest) -> Outline:
         """What will be drawn. Raises RequestError for what cannot be."""
+        from darkroom.families.base import Frame  # torch
+
         plan = self._engine.plan(request)
         assert plan.schedule is not None, "an engine planned it"
-        return Outline(plan.width, plan.height, len(plan.schedule.sigmas) - 1, plan.seeds)
+        picture = self._tokens(plan.width, plan.height)
+        family, frame = self._engine.model.family, Frame(plan.width, plan.height)
+        references = (family.reference_size(*image.size, frame) for image in plan.encoded_references)
+        return Outline(
+            plan.width,
+            plan.height,
+            len(plan.schedule.sigmas) - 1,
+            plan.seeds,
+            tokens=picture,
+            input_tokens=sum(self._tokens(*size) for size in references)
+            + (picture if plan.init_image is not None else 0),
+        )
+
+    def _tokens(self, width: int, height: int) -> int:
+        """What the network takes a picture of this size for: patches of its latent."""
+        side = self._engine.model.family.latent.downscale * self._engine.defaults.patch
+        return -(-width // side) * -(-height // side)
 
     def tokenizer(self) -> Callable[[str], list[int]]:
         """From text to the tokens that the model sees, or one of its tokenizers where it has several."""
