@@ -12,10 +12,10 @@ from starlette.exceptions import HTTPException
 from darkroom.api.errors import DarkroomError
 from darkroom.api.version import __version__
 from darkroom.server.answers import answer_error
-from darkroom.server.routes import health
+from darkroom.server.routes import health, openai
 from darkroom.server.service import Service
 
-ROUTES = (health,)
+ROUTES = (health, openai)
 """The modules that each give a `router(service)`."""
 
 

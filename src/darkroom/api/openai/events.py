@@ -6,10 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from darkroom.api.openai.responses import Usage
-
-Subject = Literal["image_generation", "image_edit"]
-"""What a stream is about; the first part of its events' types."""
+from darkroom.api.openai.responses import Format, Level, Usage
 
 
 class ImageEvent(BaseModel):
@@ -22,8 +19,8 @@ class ImageEvent(BaseModel):
     b64_json: str
     background: Literal["opaque"] = "opaque"
     created_at: int
-    output_format: Literal["png", "jpeg", "webp"]
-    quality: Literal["low", "medium", "high", "xhigh", "max"] = "medium"
+    output_format: Format
+    quality: Level = "medium"
     size: str
     image_index: int = 0
 

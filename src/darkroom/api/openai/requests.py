@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from darkroom.api.openai.extensions import Extensions
+from darkroom.api.openai.responses import Format, Level
 
 MOST_IMAGES = 10
 MOST_INPUTS = 16
@@ -31,28 +32,28 @@ class Quality(StrEnum):
     HD = "hd"
 
     @property
-    def level(self) -> Quality:
+    def level(self) -> Level:
         """One of low to max, which is what answers may say."""
-        match self:
-            case Quality.AUTO | Quality.STANDARD:
-                return Quality.MEDIUM
-            case Quality.HD:
-                return Quality.HIGH
-            case _:
-                return self
+        return _LEVELS[self]
 
     def steps(self, usual: int) -> int:
         """Denoising steps where the model's own number is `usual`."""
-        return max(1, round(usual * _SHARE_OF_STEPS[self.level]))
+        return max(1, round(usual * SHARE_OF_STEPS[self.level]))
 
 
-_SHARE_OF_STEPS = {
-    Quality.LOW: 0.5,
-    Quality.MEDIUM: 1.0,
-    Quality.HIGH: 1.5,
-    Quality.XHIGH: 2.0,
-    Quality.MAX: 3.0,
+_LEVELS: dict[Quality, Level] = {
+    Quality.AUTO: "medium",
+    Quality.LOW: "low",
+    Quality.MEDIUM: "medium",
+    Quality.HIGH: "high",
+    Quality.XHIGH: "xhigh",
+    Quality.MAX: "max",
+    Quality.STANDARD: "medium",
+    Quality.HD: "high",
 }
+
+SHARE_OF_STEPS: dict[Level, float] = {"low": 0.5, "medium": 1.0, "high": 1.5, "xhigh": 2.0, "max": 3.0}
+"""Of the model's usual number of steps."""
 
 
 class OutputFormat(StrEnum):
@@ -144,6 +145,17 @@ class DrawRequest(ImageRequest):
     frame_count: int | None = Field(None, description="refused: for gif only")
     frame_duration_ms: int | None = Field(None, description="refused: for gif only")
     svg: Any = Field(None, description="refused: for svg only")
+
+    @property
+    def written(self) -> Format:
+        """The format that pictures are written in. `parse` has refused all others."""
+        match self.output_format:
+            case OutputFormat.JPEG:
+                return "jpeg"
+            case OutputFormat.WEBP:
+                return "webp"
+            case _:
+                return "png"
 
 
 class ImageGenerateRequest(DrawRequest):

@@ -7,6 +7,12 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+Format = Literal["png", "jpeg", "webp"]
+"""What a picture is written as."""
+
+Level = Literal["low", "medium", "high", "xhigh", "max"]
+"""How much work went into a picture."""
+
 
 class InputTokens(BaseModel):
     """What the request's tokens were."""
@@ -62,8 +68,8 @@ class ImagesResponse(BaseModel):
     created: int
     background: Literal["opaque"] = "opaque"
     data: list[ImageData]
-    output_format: Literal["png", "jpeg", "webp"]
-    quality: Literal["low", "medium", "high", "xhigh", "max"] = "medium"
+    output_format: Format
+    quality: Level = "medium"
     safety_identifier: str | None = None
     size: str
     usage: Usage

@@ -1,0 +1,251 @@
+"""OpenAI's Images API: generations, edits, variations and the one model's name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from darkroom.api.names import PreviewMode
+from darkroom.api.openai import (
+    ErrorCode,
+    ErrorType,
+    FieldError,
+    ImageEditRequest,
+    ImageGenerateRequest,
+    ImageRequest,
+    ImageVariationRequest,
+    ModelFacts,
+    ModelList,
+    ModelObject,
+    Parsed,
+    Quality,
+    to_generation,
+)
+from darkroom.api.openai.requests import DrawRequest
+from darkroom.api.request import GenerationRequest
+from darkroom.server.errors import ApiError
+from darkroom.server.files import FOLDER, SignedFiles
+from darkroom.server.model import ModelInfo
+from darkroom.server.routes.openai_answers import Wishes, images_response
+from darkroom.server.routes.openai_bodies import Inputs, invalid, parse_body, read_body, read_inputs
+from darkroom.server.routes.openai_schema import FILE, body, errors, responses
+from darkroom.server.routes.openai_stream import PictureStream, preview_interval
+from darkroom.server.service import Service
+
+UPSTREAM_NAME = "sd-cpp-local"
+"""What stable-diffusion.cpp's server calls any model."""
+
+_PICTURE_LIST = {"type": "array", "items": FILE, "minItems": 1, "maxItems": 16}
+_DRAWING = (400, 401, 409, 413, 415, 429, 500, 503, 507)
+
+
+def router(service: Service) -> APIRouter:
+    """The routes under /v1."""
+    routes = APIRouter(prefix="/v1", tags=["openai"])
+    images = Images(service)
+    started = int(time.time())
+
+    @routes.get("/models", summary="The model, once it is loaded", responses=errors(401, 503))
+    async def models() -> ModelList:
+        """A list of one. 503 until the model is loaded."""
+        return ModelList(data=[ModelObject(id=service.info().stem, created=started)])
+
+    @routes.get("/models/{name:path}", summary="One model", responses=errors(401, 404, 503))
+    async def model(name: str) -> ModelObject:
+        """The model under its name, its file's name or stable-diffusion.cpp's `sd-cpp-local`."""
+        info = service.info()
+        if name not in (info.stem, info.name, UPSTREAM_NAME):
+            raise ApiError(
+                f"model: '{name}' is not here; this server has '{info.stem}'",
+                status=404,
+                code=ErrorCode.MODEL_NOT_FOUND,
+                type=ErrorType.INVALID_REQUEST,
+                param="model",
+            )
+        return ModelObject(id=info.stem, created=started)
+
+    @routes.post(
+        "/images/generations",
+        summary="Draw pictures from a prompt",
+        openapi_extra=body(ImageGenerateRequest),
+        responses=responses(*_DRAWING, streams=True),
+        response_model=None,
+    )
+    async def generations(request: Request) -> Response:
+        """OpenAI's fields, and at the top level those of stable-diffusion.cpp. Any model name is served."""
+        content = await read_body(request)
+        return await images.draw(request, parse_body(ImageGenerateRequest, content), Inputs())
+
+    @routes.post(
+        "/images/edits",
+        summary="Draw pictures from pictures and a prompt",
+        openapi_extra=body(ImageEditRequest, files={"image": _PICTURE_LIST, "mask": FILE, "markup": FILE}),
+        responses=responses(*_DRAWING, streams=True),
+        response_model=None,
+    )
+    async def edits(request: Request) -> Response:
+        """A form with `image`, `image[]` and `mask`, or JSON with `images` and `mask` as data URLs."""
+        content = await read_body(request)
+        parsed = parse_body(ImageEditRequest, content)
+        return await images.draw(request, parsed, await read_inputs(parsed.request, content))
+
+    @routes.post(
+        "/images/variations",
+        summary="Draw pictures that resemble a picture",
+        openapi_extra=body(ImageVariationRequest, json=False, files={"image": FILE}),
+        responses=responses(*_DRAWING),
+        response_model=None,
+        deprecated=True,
+    )
+    async def variations(request: Request) -> Response:
+        """Image-to-image at a low strength, with a new seed each time. OpenAI has retired it."""
+        content = await read_body(request)
+        parsed = parse_body(ImageVariationRequest, content)
+        return await images.draw(request, parsed, await read_inputs(parsed.request, content))
+
+    @routes.get(
+        FOLDER.removeprefix("/v1") + "/{name}",
+        summary="A picture under the URL that an answer gave",
+        responses={200: {"content": {"image/*": {"schema": FILE}}}, **errors(404, 410)},
+        response_class=Response,
+    )
+    async def file(
+        name: str, exp: Annotated[str, Query()] = "", sig: Annotated[str, Query()] = ""
+    ) -> Response:
+        """Asks for no key: the signature in the URL is one."""
+        stored = images.files.get(name, exp, sig)
+        headers = {"Cache-Control": "private, max-age=3600, immutable", "X-Content-Type-Options": "nosniff"}
+        return Response(stored.data, media_type=stored.media_type, headers=headers)
+
+    return routes
+
+
+class Images:
+    """Draws OpenAI's requests."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.files = SignedFiles()
+
+    async def draw(self, http: Request, parsed: Parsed[Any], inputs: Inputs) -> Response:
+        """The answer to a request. Raises ApiError, RequestError and what drawing raises."""
+        begun = time.perf_counter()
+        request: ImageRequest = parsed.request
+        info = self.service.info()
+        generation = self._generation(request, inputs, info)
+        ignored = (*parsed.ignored, *_unseen(inputs, generation, request))
+        wishes = self._wishes(request, generation)
+        is_stream = isinstance(request, DrawRequest) and bool(request.stream)
+        if wishes.partials:
+            generation = _with_previews(generation, wishes.partials, info)
+        job = await self.service.submit(generation, api="openai", previews=wishes.partials > 0)
+        headers = {"openai-version": "2020-10-01"}
+        if ignored:
+            headers["x-ignored-params"] = _header(ignored)
+        if is_stream:
+            is_edit = isinstance(request, ImageEditRequest)
+            return PictureStream(self.service, job, wishes, is_edit=is_edit, headers=headers)
+        result = await self.service.result_or_cancel(http, job)
+        answer = await images_response(result, job.outline, wishes, self._url_of(http, request, wishes))
+        headers["openai-processing-ms"] = str(round((time.perf_counter() - begun) * 1000))
+        return JSONResponse(answer.body(), headers=headers)
+
+    def _generation(self, request: ImageRequest, inputs: Inputs, info: ModelInfo) -> GenerationRequest:
+        facts = ModelFacts(
+            width=info.width,
+            height=info.height,
+            steps=info.steps,
+            size_multiple=info.size_multiple,
+            smallest=info.min_side,
+            largest=info.max_side,
+            takes_references=_takes_references(request, info),
+        )
+        first = inputs.images[0].size if inputs.images else None
+        try:
+            generation = to_generation(request, facts, self.service.defaults, first_image=first)
+        except FieldError as error:
+            raise invalid(error) from None
+        return _with_inputs(generation, request, inputs, info)
+
+    def _wishes(self, request: ImageRequest, generation: GenerationRequest) -> Wishes:
+        texts = [text for text in (generation.prompt, generation.negative_prompt) if text]
+        text_tokens = sum(self.service.tokens(text) for text in texts)
+        if not isinstance(request, DrawRequest):
+            return Wishes(who=request.who, text_tokens=text_tokens)
+        compression = 100 if request.output_compression is None else request.output_compression
+        return Wishes(
+            format=request.written,
+            compression=compression,
+            level=(request.quality or Quality.AUTO).level,
+            who=request.who,
+            text_tokens=text_tokens,
+            partials=(request.partial_images or 0) if request.stream else 0,
+        )
+
+    def _url_of(self, http: Request, request: ImageRequest, wishes: Wishes) -> Callable[[bytes], str] | None:
+        if request.response_format != "url":
+            return None
+        server = str(http.base_url).rstrip("/")
+        return lambda file: server + self.files.put(file, wishes.format)
+
+
+def _takes_references(request: ImageRequest, info: ModelInfo) -> bool:
+    """Whether an edit's pictures are shown to the model. Who names a strength wants image-to-image."""
+    return (
+        isinstance(request, ImageEditRequest)
+        and info.takes_references
+        and not info.inpaints
+        and request.strength is None
+    )
+
+
+def _with_inputs(
+    generation: GenerationRequest, request: ImageRequest, inputs: Inputs, info: ModelInfo
+) -> GenerationRequest:
+    """The request with its pictures, as references where the model looks at such, else to start from."""
+    if not inputs.images:
+        return generation
+    changes: dict[str, Any] = {}
+    is_redrawn = info.inpaints and request.strength is None and isinstance(request, ImageEditRequest)
+    if _takes_references(request, info):
+        changes["ref_images"] = inputs.images
+        is_redrawn = inputs.mask is not None
+    if inputs.mask is not None or not changes:
+        changes |= {"init_image": inputs.images[0], "mask_image": inputs.mask}
+    if is_redrawn:  # nothing of what lies under the mask is to show through
+        changes["strength"] = 1.0
+    return generation.model_copy(update=changes)
+
+
+def _unseen(inputs: Inputs, generation: GenerationRequest, request: ImageRequest) -> list[str]:
+    """The pictures that this model does not look at. Raises with `strict`."""
+    unseen = [] if generation.ref_images else [f"image[{i}]" for i in range(1, len(inputs.images))]
+    if unseen and request.strict:
+        raise ApiError(
+            f"{unseen[0]}: this model starts from one picture",
+            code=ErrorCode.UNSUPPORTED_PARAMETER,
+            param="image",
+        )
+    return unseen
+
+
+def _with_previews(generation: GenerationRequest, partials: int, info: ModelInfo) -> GenerationRequest:
+    """The request with previews as often as needed, and of the server's own kind if it has one."""
+    steps = len(generation.sigmas) - 1 if generation.sigmas else generation.steps or info.steps
+    if generation.init_image is not None:
+        steps = int(steps * generation.strength)
+    mode = PreviewMode.PROJ if generation.preview is PreviewMode.NONE else generation.preview
+    return generation.model_copy(
+        update={"preview": mode, "preview_interval": preview_interval(steps, partials)}
+    )
+
+
+def _header(names: Iterable[str]) -> str:
+    """Names as a header's value, whatever a client may have called them."""
+    shown = ", ".join("".join(c if c.isascii() and c.isprintable() else "?" for c in name) for name in names)
+    return shown[:1000]

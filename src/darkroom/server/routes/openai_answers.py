@@ -1,0 +1,88 @@
+"""Finished pictures as OpenAI's answer: encoded and counted."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from PIL import Image
+
+from darkroom.api.openai import ImageData, ImagesResponse, Usage
+from darkroom.api.openai.responses import Format, Level
+from darkroom.api.result import GenerationResult
+from darkroom.core.image_files import ImageFormat
+from darkroom.core.infotext import read_infotext
+from darkroom.server.jobs import Outline
+from darkroom.server.pictures import write_picture
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How the pictures of a request are to come back.
+
+    compression: quality of jpeg and webp, percent. partials: previews to stream of each picture.
+    text_tokens: of the prompts.
+    """
+
+    format: Format = "png"
+    compression: int = 100
+    level: Level = "medium"
+    who: str | None = None
+    text_tokens: int = 0
+    partials: int = 0
+
+    def usage(self, outline: Outline, pictures: int, *, with_input: bool = True) -> Usage:
+        """What these pictures took; with_input: together with what the request itself holds."""
+        return Usage.of(
+            text=self.text_tokens if with_input else 0,
+            images_in=outline.input_tokens if with_input else 0,
+            images_out=outline.tokens * pictures,
+        )
+
+    async def encode(self, image: Image.Image, infotext: str = "") -> bytes:
+        """The picture as a file's bytes; in a thread."""
+        format = ImageFormat(self.format)
+        return await asyncio.to_thread(write_picture, image, format, self.compression, infotext)
+
+
+def infotext(result: GenerationResult, index: int) -> str:
+    """The `parameters` text of a picture."""
+    return result.infotexts[index] if result.infotexts else ""
+
+
+async def images_response(
+    result: GenerationResult,
+    outline: Outline,
+    wishes: Wishes,
+    url_of: Callable[[bytes], str] | None,
+) -> ImagesResponse:
+    """The answer to a request that is not streamed.
+
+    url_of: keeps a file and tells where it can be had; None puts the files into the answer.
+    """
+    files = [await wishes.encode(image, infotext(result, i)) for i, image in enumerate(result.images)]
+    data = [
+        ImageData(
+            b64_json=base64.b64encode(file).decode("ascii") if url_of is None else None,
+            url=None if url_of is None else url_of(file),
+            seed=result.seeds[i],
+            metadata=_metadata(infotext(result, i)),
+        )
+        for i, file in enumerate(files)
+    ]
+    return ImagesResponse(
+        created=int(time.time()),
+        data=data,
+        output_format=wishes.format,
+        quality=wishes.level,
+        safety_identifier=wishes.who,
+        size=f"{outline.width}x{outline.height}",
+        usage=wishes.usage(outline, len(files)),
+    )
+
+
+def _metadata(text: str) -> dict[str, str] | None:
+    return {**read_infotext(text).settings, "parameters": text} if text else None
