@@ -19,7 +19,7 @@ from darkroom.api.jobs import JobEvent
 from darkroom.api.openai import CompletedEvent, PartialImageEvent
 from darkroom.server.answers import as_api_error, content
 from darkroom.server.jobs import Job
-from darkroom.server.routes.openai_answers import Wishes, infotext
+from darkroom.server.routes.openai.answers import Wishes, infotext
 from darkroom.server.service import Service
 
 PING_SECONDS = 15.0
