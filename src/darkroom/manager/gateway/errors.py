@@ -11,6 +11,14 @@ from starlette.responses import JSONResponse
 
 from darkroom.api.errors import Cancelled, DarkroomError, OutOfMemoryError, RequestError
 from darkroom.api.openai.errors import ErrorCode, ErrorObject, ErrorType, FieldError
+from darkroom.manager.library.errors import (
+    AmbiguousModel,
+    BrokenModel,
+    ComponentMismatch,
+    ComponentsMissing,
+    UnknownModel,
+    UnsupportedModel,
+)
 from darkroom.manager.net_guard import AddressRefused
 from darkroom.manager.pool.errors import (
     FailureKind,
@@ -20,6 +28,14 @@ from darkroom.manager.pool.errors import (
     ShuttingDown,
     SidecarError,
     SidecarLost,
+)
+from darkroom.manager.store.errors import (
+    DownloadFailed,
+    FileNotOffered,
+    FileRejected,
+    GatedFile,
+    Offline,
+    StoreFull,
 )
 
 logger = logging.getLogger(__name__)
@@ -63,17 +79,6 @@ class GatewayError(DarkroomError):
             self.headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
 
 
-def model_not_found(name: str) -> GatewayError:
-    """No model of the library is called so."""
-    return GatewayError(
-        f"model '{name}': not in the library; GET /v1/models lists what is, `darkroom pull` gets more",
-        status=404,
-        code=ErrorCode.MODEL_NOT_FOUND,
-        param="model",
-        retry=False,
-    )
-
-
 def not_found(what: str, code: str = "not_found") -> GatewayError:
     """Nothing is there under that name."""
     return GatewayError(what, status=404, code=code, retry=False)
@@ -96,6 +101,23 @@ def as_gateway_error(error: Exception) -> GatewayError:
             return GatewayError(str(error), status=409, code=ErrorCode.CANCELLED, retry=False)
         case FieldError():
             return GatewayError(str(error), code=error.code, param=error.param)
+        case UnknownModel() | AmbiguousModel():
+            return _refused(error, 404, error.code, param="model")
+        case ComponentsMissing():
+            return _refused(error, 409, error.code, param="model", details=error.details)
+        case ComponentMismatch():
+            return _refused(error, 422, error.code, param="model", details=error.details)
+        case BrokenModel() | UnsupportedModel():
+            return _refused(error, 422, error.code, param="model")
+        case GatedFile():
+            return _refused(error, 403, "gated", details={"repo": error.repo, "page": error.page})
+        case FileNotOffered():
+            return _refused(error, 404, "file_not_offered")
+        case StoreFull():
+            details = {"needed": error.needed, "free": error.free}
+            return _server_error(error, 507, "disk_full", retry=False, details=details)
+        case FileRejected() | DownloadFailed() | Offline():
+            return _server_error(error, 502, "download_failed", retry=False)
         case AddressRefused():
             return GatewayError(str(error), code="address_refused", retry=False)
         case RequestError():
@@ -106,6 +128,17 @@ def as_gateway_error(error: Exception) -> GatewayError:
             logger.error("unexpected error", exc_info=error)
             message = "internal error: the manager's log says more"
             return GatewayError(message, status=500, code="internal_error", type=ErrorType.SERVER)
+
+
+def _refused(
+    error: Exception,
+    status: int,
+    code: str,
+    *,
+    param: str | None = None,
+    details: Any = None,  # noqa: ANN401
+) -> GatewayError:
+    return GatewayError(str(error), status=status, code=code, param=param, details=details, retry=False)
 
 
 def _server_error(

@@ -1,0 +1,53 @@
+"""Pictures that answers name by URL: signed, so that a link works without a key, and only for a while."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import time
+from pathlib import Path
+from urllib.parse import urlencode
+
+from darkroom.manager.gateway.errors import GatewayError
+
+SECONDS = 3600.0
+_MEDIA_TYPES = {".png": "image/png", ".jpeg": "image/jpeg", ".webp": "image/webp"}
+
+
+class SignedFiles:
+    """Files of one folder. Links end with this process: the secret is kept nowhere."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._secret = secrets.token_bytes(32)
+
+    def add(self, data: bytes, output_format: str) -> str:
+        """Keeps a picture, and returns the path and query of its link."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        name = f"{secrets.token_hex(16)}.{output_format}"
+        (self._folder / name).write_bytes(data)
+        expires = int(time.time() + SECONDS)
+        return f"/v1/images/files/{name}?{urlencode({'exp': expires, 'sig': self._sign(name, expires)})}"
+
+    def find(self, name: str, expires: str, signature: str) -> tuple[Path, str]:
+        """The file of a link and its media type. Errors: GatewayError 403, 404, 410."""
+        moment = int(expires) if expires.isdecimal() else 0
+        if not hmac.compare_digest(self._sign(name, moment), signature):
+            raise GatewayError("link: its signature is wrong; ask for the picture again", status=403)
+        if moment < time.time():
+            raise GatewayError("link: expired; ask for the picture again", status=410, code="url_expired")
+        file = self._folder / name
+        if file.suffix not in _MEDIA_TYPES or not file.is_file():
+            raise GatewayError("link: its picture is gone", status=404, code="file_not_found")
+        return file, _MEDIA_TYPES[file.suffix]
+
+    def prune(self) -> None:
+        """Deletes pictures whose links have expired."""
+        before = time.time() - SECONDS
+        for file in self._folder.glob("*"):
+            if file.stat().st_mtime < before:
+                file.unlink(missing_ok=True)
+
+    def _sign(self, name: str, expires: int) -> str:
+        return hmac.new(self._secret, f"{name}\n{expires}".encode(), hashlib.sha256).hexdigest()
