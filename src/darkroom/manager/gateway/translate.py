@@ -138,7 +138,7 @@ def _require_size(name: str, picture: Image.Image, first: Image.Image) -> None:
     if picture.size != first.size:
         raise FieldError(
             name,
-            f"{picture.width}x{picture.height}; expected {first.width}x{first.height}, the first image's size",
+            f"{picture.width}x{picture.height}; expected the image's size, {first.width}x{first.height}",
             ErrorCode.INVALID_MASK,
         )
 
