@@ -3,8 +3,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from tests.server.conftest import StartServer, wait_for
+
 from darkroom.api.version import __version__
-from tests.server.conftest import RunningServer, StartServer, wait_for
 
 
 def test_it_answers_while_it_loads_and_then_is_ok(start_server: StartServer) -> None:

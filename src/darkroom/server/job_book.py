@@ -14,6 +14,9 @@ from darkroom.server.jobs import Job, positions
 PICTURE_BYTES_KEPT = 512 * 2**20
 """What the pictures of finished jobs may take; the oldest expire early."""
 
+PREVIEW_SECONDS = 30.0
+"""For a slow reader of events to get the previews of a job that is over."""
+
 
 class JobBook:
     """The queue and the memory of what was in it. Used in the event loop's thread only.
@@ -89,6 +92,7 @@ class JobBook:
         if job in self._running:
             self._running.remove(job)
         self._over[job.id] = self._clock()
+        asyncio.get_running_loop().call_later(PREVIEW_SECONDS, job.forget_previews)
         self._save_memory()
 
     def get(self, id: str) -> Job:

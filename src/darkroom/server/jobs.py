@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from darkroom.api.errors import Cancelled
 from darkroom.api.jobs import JobEvent, JobFault, JobPreview, JobResult, JobState, JobStatus
 from darkroom.api.request import GenerationRequest
-from darkroom.api.result import GenerationResult, Phase, Progress
+from darkroom.api.result import GenerationResult, Phase, Preview, Progress
 from darkroom.server.errors import code_of
 
 EVENTS_KEPT = 2000
 """Events of one job that a client which comes late can still read; the oldest steps leave first."""
+
+PREVIEWS_KEPT = 8
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Job:
         self.error: Exception | None = None
         self.cancelled_by: str | None = None
         self._cancel = threading.Event()
+        self._skip = threading.Event()
         self._events: list[JobEvent] = []
         self._last_id = 0
         self._changed = asyncio.Event()
@@ -144,6 +147,16 @@ class Job:
             self.cancelled_by = by
             self._cancel.set()
 
+    def skip(self) -> None:
+        """Asks to leave out the picture being drawn."""
+        self._skip.set()
+
+    def take_skip(self) -> bool:
+        """Whether that was asked for; told once. The worker asks."""
+        is_asked = self._skip.is_set()
+        self._skip.clear()
+        return is_asked
+
     def complete(self, result: GenerationResult, encoded: JobResult | None = None) -> None:
         """The pictures are there. encoded: as the job's own API hands them out."""
         self.result, self.encoded = result, encoded
@@ -157,10 +170,14 @@ class Job:
         status = JobStatus.CANCELLED if isinstance(error, Cancelled) else JobStatus.FAILED
         self._finish(status, status.value)
 
+    def forget_previews(self) -> None:
+        """Frees the memory of previews that nobody will ask for."""
+        self._events = [event for event in self._events if event.type != "preview"]
+
     def forget_pictures(self) -> None:
         """Frees the memory of what was drawn."""
         self.result = self.encoded = self.preview = None
-        self._events = [event for event in self._events if event.type != "preview"]
+        self.forget_previews()
 
     async def finished(self) -> None:
         """Waits until the job is final."""
@@ -170,7 +187,7 @@ class Job:
     async def events(self, after: int = 0) -> AsyncIterator[JobEvent]:
         """What happened since the event numbered `after`, and what happens, to the end.
 
-        Of previews only the newest is kept. A reader that is too slow for the steps misses the oldest.
+        Of previews only the newest few are kept. A reader that is too slow for the steps misses the oldest.
         """
         while True:
             changed = self._changed
@@ -186,14 +203,14 @@ class Job:
     def _finish(self, status: JobStatus, type: str) -> None:
         self.status, self.completed, self.position = status, time.time(), 0
         self.eta, self.preview = None, None
-        self._events = [event for event in self._events if event.type != "preview"]
         self._publish(type)
 
     def _publish(self, type: str, more: dict[str, object] | None = None) -> None:
         self._last_id += 1
         data = self.state(pictures=False).model_dump(mode="json", exclude={"result", "preview"})
-        if type == "preview":
-            self._events = [event for event in self._events if event.type != "preview"]
+        previews = [event for event in self._events if event.type == "preview"]
+        if type == "preview" and len(previews) >= PREVIEWS_KEPT:
+            self._events.remove(previews[0])
         elif len(self._events) >= EVENTS_KEPT:
             oldest = next((i for i, event in enumerate(self._events) if event.type == "step"), 0)
             del self._events[oldest]
@@ -202,10 +219,15 @@ class Job:
         changed.set()
 
 
-def preview_of(jpeg: bytes, width: int, height: int, step: int, image: int) -> JobPreview:
+def preview_of(jpeg: bytes, preview: Preview) -> JobPreview:
     """A preview as it is sent."""
-    data = base64.b64encode(jpeg).decode("ascii")
-    return JobPreview(b64_json=data, width=width, height=height, step=step, image=image)
+    return JobPreview(
+        b64_json=base64.b64encode(jpeg).decode("ascii"),
+        width=preview.image.width,
+        height=preview.image.height,
+        step=preview.step,
+        image=preview.image_number,
+    )
 
 
 def positions(waiting: Sequence[Job]) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from darkroom.api.config import EngineConfig
 from darkroom.api.names import Role, SampleMethod, Scheduler
 from darkroom.api.request import GenerationRequest
-from darkroom.api.result import GenerationResult, IsCancelled, OnProgress
+from darkroom.api.result import GenerationResult, Hooks
+from darkroom.server.errors import InvalidField
 from darkroom.server.jobs import Outline
 
 if TYPE_CHECKING:  # torch
@@ -18,6 +19,9 @@ if TYPE_CHECKING:  # torch
 
 MIN_SIDE, MAX_SIDE = 64, 4096
 """Pixels on a side that a request may ask for; a model can have a smaller end of its own."""
+
+MAX_IMAGES = 64
+"""Pictures of one job; each API has its own, lower limit."""
 
 BUILTIN = "builtin"
 
@@ -121,11 +125,9 @@ class LoadedModel:
 
         return tokenizer_of(self._engine.model).encode
 
-    def generate(
-        self, request: GenerationRequest, on_progress: OnProgress, is_cancelled: IsCancelled
-    ) -> GenerationResult:
+    def generate(self, request: GenerationRequest, hooks: Hooks) -> GenerationResult:
         """Draws."""
-        return self._engine.generate(request, on_progress, is_cancelled)
+        return self._engine.generate(request, hooks.on_progress, hooks.is_cancelled, hooks.on_preview)
 
     def close(self) -> None:
         """Frees the weights."""
@@ -162,3 +164,13 @@ def name_of(config: EngineConfig) -> str:
     """What the model is called, also before it is loaded: its file's name without the ending."""
     path = config.files.get(Role.MODEL) or config.files.get(Role.DIFFUSION_MODEL)
     return path.stem if path else BUILTIN
+
+
+def _check_limits(width: int | None, height: int | None, images: int = 1) -> None:
+    for name, side in (("width", width), ("height", height)):
+        if side is not None and not MIN_SIDE <= side <= MAX_SIDE:
+            raise InvalidField(
+                f"{name}: {side} is out of range; expected {MIN_SIDE} to {MAX_SIDE}", param=name
+            )
+    if images > MAX_IMAGES:
+        raise InvalidField(f"batch_count: {images} is too many; at most {MAX_IMAGES}", param="batch_count")

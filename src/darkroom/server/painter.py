@@ -1,0 +1,150 @@
+"""Works through the queue: hands jobs to the worker, and what comes back to the jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from darkroom.api.errors import Cancelled, DarkroomError
+from darkroom.api.jobs import JobPreview, JobResult
+from darkroom.api.result import GenerationResult, Hooks, Phase, Preview, Progress
+from darkroom.server.errors import NotReady
+from darkroom.server.holder import ModelHolder
+from darkroom.server.job_book import JobBook
+from darkroom.server.jobs import Job, preview_of
+from darkroom.server.model import LoadedModel
+from darkroom.server.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+Encode = Callable[[GenerationResult], JobResult]
+"""Turns pictures into what a job's state shows; it runs in a thread of its own."""
+
+PREVIEW_QUALITY = 75
+
+_CANCELLED = {
+    "disconnect": "cancelled: the client is gone",
+    "shutdown": "cancelled: the server is shutting down",
+}
+
+
+class Painter:
+    """The one task that gives the worker work."""
+
+    def __init__(self, book: JobBook, holder: ModelHolder, worker: Worker) -> None:
+        self._book = book
+        self._holder = holder
+        self._worker = worker
+        self._encoders: dict[str, Encode] = {}
+        self._previews = ThreadPoolExecutor(1, "previews")
+        self._unshown: set[asyncio.Future[JobPreview]] = set()
+
+    def expect(self, job: Job, encode: Encode) -> None:
+        """The job's pictures are to be encoded when they are there."""
+        self._encoders[job.id] = encode
+
+    async def work(self) -> None:
+        """Loads the model, then draws one job after the other, for ever."""
+        try:
+            await self._holder.loaded()
+        except NotReady:
+            return
+        while True:
+            job = await self._book.next()
+            try:
+                model = await self._holder.loaded()
+            except NotReady as error:
+                if self._book.leave_queue(job):
+                    self.fail(job, error)
+                continue
+            if job in self._book.waiting:  # it may have been cancelled in the meantime
+                self._book.begin([job])
+                await self._draw(model, job)
+
+    def withdraw(self, job: Job) -> None:
+        """Ends a cancelled job at once if it waits; one being drawn hears of it at its next step."""
+        if self._book.leave_queue(job):
+            self.fail(job, Cancelled(_why(job)))
+
+    def fail(self, job: Job, error: Exception) -> None:
+        """There will be no pictures."""
+        job.fail(error)
+        self._end(job)
+
+    def close(self) -> None:
+        """Takes no more previews."""
+        self._previews.shutdown(wait=False, cancel_futures=True)
+
+    async def _draw(self, model: LoadedModel, job: Job) -> None:
+        try:
+            hooks = self._hooks(job)
+            result = await self._worker.run(lambda: model.generate(job.request, hooks))
+            if job.is_cancelled:
+                raise Cancelled(_why(job))
+            encode = self._encoders.get(job.id)
+            encoded = await asyncio.to_thread(encode, result) if encode else None
+            if self._unshown:
+                await asyncio.wait(self._unshown)
+        except Cancelled:
+            self.fail(job, Cancelled(_why(job)))
+        except DarkroomError as error:
+            self.fail(job, error)
+        except Exception as error:
+            logger.exception("job %s: a fault in Darkroom", job.id)
+            self.fail(job, DarkroomError(f"a fault in Darkroom: {type(error).__name__}: {error}"))
+        else:
+            job.complete(result, encoded)
+            self._end(job)
+
+    def _hooks(self, job: Job) -> Hooks:
+        """What the worker's thread calls; everything is handed over to the loop's."""
+        loop = asyncio.get_running_loop()
+        last_load = 0.0
+
+        def on_progress(progress: Progress) -> None:
+            nonlocal last_load
+            if progress.phase is Phase.LOAD:  # said for every tensor
+                if 0 < progress.seconds - last_load < 0.1 and progress.step < progress.steps:
+                    return
+                last_load = progress.seconds
+            loop.call_soon_threadsafe(job.report, progress)
+
+        def on_preview(preview: Preview) -> None:
+            loop.call_soon_threadsafe(self._show, job, preview)
+
+        return Hooks(
+            on_progress=on_progress,
+            is_cancelled=lambda: job.is_cancelled,
+            on_preview=on_preview if job.previews else None,
+            is_skipped=job.take_skip,
+        )
+
+    def _show(self, job: Job, preview: Preview) -> None:
+        """Encodes the preview in a thread, one after the other, and gives it to its job."""
+        encoding = asyncio.wrap_future(self._previews.submit(_jpeg, preview))
+        self._unshown.add(encoding)
+
+        def shown(done: asyncio.Future[JobPreview]) -> None:
+            self._unshown.discard(done)
+            if not done.cancelled() and done.exception() is None:
+                job.show(done.result())
+
+        encoding.add_done_callback(shown)
+
+    def _end(self, job: Job) -> None:
+        self._encoders.pop(job.id, None)
+        self._book.end(job)
+        logger.info("job %s: %s after %.2f s", job.id, job.status, job.seconds or 0.0)
+
+
+def _jpeg(preview: Preview) -> JobPreview:
+    buffer = io.BytesIO()
+    preview.image.save(buffer, "JPEG", quality=PREVIEW_QUALITY)
+    return preview_of(buffer.getvalue(), preview)
+
+
+def _why(job: Job) -> str:
+    return _CANCELLED.get(job.cancelled_by or "", "cancelled")
