@@ -211,5 +211,6 @@ def test_two_cards_give_the_same(
             out, expected = NETWORKS[name][1](parts), NETWORKS[name][1](net)
             assert out.device == expected.device == two_gpus[0].device
             assert relative_error(out.float(), expected.float()) < 2e-2
+        assert (mode == "row") == bool(getattr(parts, "_recordings", None)), "only rows are one graph"
     one.close()
     two.close()

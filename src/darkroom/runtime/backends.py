@@ -20,6 +20,7 @@ from darkroom.runtime.assignment import SPLIT_FLAG, Assignments, device_list, is
 from darkroom.runtime.budget import format_bytes
 from darkroom.runtime.courier import Courier, Sender
 from darkroom.runtime.devices import Device, Devices
+from darkroom.runtime.lanes import Lane
 from darkroom.runtime.limits import Limits
 
 logger = logging.getLogger(__name__)
@@ -104,6 +105,10 @@ class Backend(ABC):
     def sender(self) -> Sender:
         """Who hands tensors of this device to others."""
         return Sender()
+
+    def lane(self, main: Backend) -> Lane:
+        """This device's part of what `main` records."""
+        return Lane()
 
     def page_lock(self, memory: Tensor) -> Callable[[], None]:
         """Makes copies from main memory to here run beside other work; what it returns undoes that.

@@ -86,6 +86,7 @@ class Component:
         self._streaming: Streaming | None = None
         self._stream: BlockStream | None = None
         self._shares: tuple[Share, ...] = ()
+        self._is_recordable = True
         self._is_bound = False
         self._visitors = 0
 
@@ -147,14 +148,17 @@ class Component:
             raise RuntimeError(f"{self.name}: the component is closed; it lives as long as its engine")
         return self._source
 
-    def split(self, net: nn.Module, source: TensorSource, shares: Sequence[Share]) -> None:
+    def split(
+        self, net: nn.Module, source: TensorSource, shares: Sequence[Share], *, is_recordable: bool = False
+    ) -> None:
         """From now on runs on several devices; before weights are loaded.
 
         net: on the meta device, what brings tensors from one device to another being in it. shares: what of
-        it is not on the runtime backend.
+        it is not on the runtime backend. is_recordable: whether that is done so that a graph can hold it.
         """
         assert not self._is_bound, "weights are where they were to be before"
         self._build, self._source, self._net, self._shares = lambda: net, source, None, tuple(shares)
+        self._is_recordable = is_recordable
 
     def build(self) -> nn.Module:
         """The network on the meta device, one more of it."""
@@ -206,7 +210,7 @@ class Component:
             self.load(on_bytes)
             if self.params is not self.runtime:
                 self._move(self.params)
-        if self._stream is None and not self._shares:
+        if self._stream is None and self._is_recordable:
             return self.runtime.accelerate(self._network())
         self.runtime.lay_out(self._network(), without=self._stream.modules if self._stream else ())
         return self._network()

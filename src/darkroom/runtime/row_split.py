@@ -20,6 +20,7 @@ from darkroom.layers.linear import Linear
 from darkroom.layers.parts import HasParts, Sections
 from darkroom.layers.split_linear import SummedLinear
 from darkroom.runtime.backends import Backend
+from darkroom.runtime.lanes import Lane
 from darkroom.runtime.layer_split import Share
 from darkroom.weights.cuts import Cut, PartsSource, Place, Range
 from darkroom.weights.source import TensorSource
@@ -45,11 +46,13 @@ class Exchange:
         self._barrier = threading.Barrier(len(backends))
         self._clear()
 
-    def end(self) -> None:
-        """After each call of the network, by whichever way it ended."""
+    def end(self, rank: int) -> None:
+        """After each call of the network, by whichever way it ended, for the device of each copy."""
+        self._senders[rank].end()
+
+    def reset(self) -> None:
+        """After all of them have ended."""
         self._barrier.reset()
-        for sender in self._senders:
-            sender.end()
         self._clear()
 
     def _clear(self) -> None:
@@ -88,6 +91,7 @@ class RowSplit(nn.ModuleList):
         self._backends = backends
         self._exchange = exchange
         self._pool: ThreadPoolExecutor | None = None
+        self._lanes: list[Lane] = []
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
         try:
@@ -100,11 +104,15 @@ class RowSplit(nn.ModuleList):
     def forward(self, *args: object, **kwargs: object) -> object:  # noqa: D102
         if self._pool is None:
             self._pool = ThreadPoolExecutor(len(self) - 1, "device")
+        if not self._lanes:
+            self._lanes = [Lane(), *(backend.lane(self._backends[0]) for backend in self._backends[1:])]
+        for lane in self._lanes:
+            lane.start()
         modes = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
-        calls = [
-            partial(self._call, rank, modes, *_taken((args, kwargs), backend))
-            for rank, backend in enumerate(self._backends)
-        ]
+        calls = []
+        for rank, (backend, lane) in enumerate(zip(self._backends, self._lanes, strict=True)):
+            with lane.entered():
+                calls.append(partial(self._call, rank, modes, *_taken((args, kwargs), backend)))
         others: list[Future[object]] = [self._pool.submit(call) for call in calls[1:]]
         try:
             output = calls[0]()
@@ -113,7 +121,11 @@ class RowSplit(nn.ModuleList):
             raise
         finally:
             wait(others)
-            self._exchange.end()
+            for rank, lane in enumerate(self._lanes):
+                with lane.entered():
+                    self._exchange.end(rank)
+                lane.finish()
+            self._exchange.reset()
         _raise_first(others)
         return output
 
@@ -126,6 +138,7 @@ class RowSplit(nn.ModuleList):
                 torch.inference_mode(inference),
                 torch.set_grad_enabled(grad),
                 self._backends[rank].current(),
+                self._lanes[rank].entered(),
             ):
                 return self[rank](*args, **kwargs)
         except BaseException:

@@ -74,7 +74,7 @@ def _split_rows(module: Module, component: Component) -> None:
     backends = component.backends
     net, source, shares = split_rows(component.build, component.source, backends)
     whole = component.weigh()[0]
-    component.split(net, source, shares)
+    component.split(net, source, shares, is_recordable=True)
     message = "%s: row split over %s, %s on each of %s in all"
     each = component.weigh()[0] // len(backends)
     logger.info(message, module, _named(backends), format_bytes(each), format_bytes(whole))

@@ -20,6 +20,7 @@ from darkroom.runtime.courier import Courier, CudaCourier, CudaSender, Sender
 from darkroom.runtime.devices import Device, DeviceType
 from darkroom.runtime.graphs import GraphedModule, accelerate
 from darkroom.runtime.host import free_and_total_memory, physical_cores
+from darkroom.runtime.lanes import CudaLane, Lane
 from darkroom.runtime.settings import Setting
 
 logger = logging.getLogger(__name__)
@@ -138,6 +139,10 @@ class CudaBackend(Backend):
     def sender(self) -> Sender:
         """Copies in streams of their own."""
         return CudaSender(self.device)
+
+    def lane(self, main: Backend) -> Lane:
+        """A stream and memory of their own while `main` records a graph."""
+        return CudaLane(self.device, main.device)
 
     def page_lock(self, memory: Tensor) -> Callable[[], None]:
         """Registers the pages with the driver; where it declines, copies are slower and wait."""
