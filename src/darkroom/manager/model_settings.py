@@ -211,7 +211,12 @@ class SettingsFolder:
         return sorted(unquote(file.stem) for file in self._folder.glob("*.yaml"))
 
     def _file(self, model: str) -> Path:
-        return self._folder / f"{quote(model, safe=' ')}.yaml"
+        return self._folder / file_name(model, ".yaml")
+
+
+def file_name(model: str, suffix: str) -> str:
+    """A file's name for a model's name, whatever characters it has."""
+    return quote(model, safe=" ") + suffix
 
 
 def write_atomically(file: Path, text: str) -> None:

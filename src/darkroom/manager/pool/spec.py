@@ -51,5 +51,7 @@ class Patience:
     measure: float = 2.0
     """between measurements of memory"""
     port_attempts: int = 3
+    linger: float = 0.3
+    """how long a model that has just become idle is left alone: its next request often follows at once"""
     recovery: float = 5.0
     """how long to wait until a stopped process' GPU memory is free again"""
