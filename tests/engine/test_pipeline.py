@@ -11,11 +11,12 @@ from darkroom.api.request import GenerationRequest
 from darkroom.core.rng import make_rng
 from darkroom.engine.pipeline import Start, decode, empty_start, encode_start
 from darkroom.engine.plan import make_plan
+from darkroom.families.latent_rgb import SD1_RGB
 from darkroom.families.latents import LatentFormat
 from darkroom.families.sd1 import StableDiffusion1
 from darkroom.nets.vae.kl import AutoencoderKL, KLConfig
 
-LATENT = LatentFormat(channels=4, downscale=8, scale=0.5, shift=0.25)
+LATENT = LatentFormat(channels=4, downscale=8, scale=0.5, rgb=SD1_RGB, shift=0.25)
 
 
 class Halved(StableDiffusion1):

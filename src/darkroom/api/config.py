@@ -112,6 +112,15 @@ class EngineConfig(BaseModel):
     eager_load: bool = opt(
         False, "read all weights at start instead of when a module first runs", "--eager-load"
     )
+    max_batch: int = opt(
+        0,
+        "pictures of one shape that are drawn at once (default: 0, as many as the device is faster with; "
+        "1: one by one, so that a picture is the same to the bit beside whichever others)",
+        "--max-batch",
+        metavar="N",
+        ge=0,
+        le=64,
+    )
     type: WeightType | None = opt(
         None,
         "type that weights are converted to (default: as they are in the file; iq1, iq2 and iq3 types cannot "

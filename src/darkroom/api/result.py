@@ -26,7 +26,7 @@ class Progress:
 
     step, steps: work done and to do in this phase; bytes for LOAD and CONVERT, denoising steps for SAMPLE.
     seconds: since the phase began.
-    image, images: which picture of the batch, from 1.
+    image, images: which picture of the request, from 1. together: how many are drawn at once from it on.
     """
 
     phase: Phase
@@ -35,6 +35,7 @@ class Progress:
     seconds: float
     image: int = 1
     images: int = 1
+    together: int = 1
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Preview:
     """What a picture looks like so far.
 
     image: of the picture's shape, usually smaller. step, steps: as in Progress.
-    image_number, images: which picture of the batch, from 1.
+    image_number, images: which picture of the request, from 1.
     """
 
     image: Image

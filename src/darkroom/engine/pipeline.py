@@ -1,8 +1,8 @@
-"""The stages between a plan and its pictures. Each takes a network that is where it runs."""
+"""Before and after denoising: where sampling begins, its noise levels, and the picture of a latent."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,12 +16,9 @@ from darkroom.core.images import fit
 from darkroom.core.pixels import image_to_tensor, mask_to_latent, mask_to_tensor, tensor_to_images
 from darkroom.core.rng import Rng, make_rng
 from darkroom.engine.plan import Plan, Schedule
-from darkroom.families.base import Conditioning, Family, Frame, SampleDefaults
+from darkroom.families.base import Family, Frame, SampleDefaults
 from darkroom.families.latents import LatentFormat
-from darkroom.sampling.guidance import PredictBatch, keep_unmasked, make_denoiser
-from darkroom.sampling.noise import NoiseSource
-from darkroom.sampling.prediction import Prediction, ShiftedTimesteps
-from darkroom.sampling.samplers import SAMPLERS, SampleOptions, Step
+from darkroom.sampling.prediction import Prediction
 from darkroom.sampling.schedules import custom_sigmas, default_scheduler, get_sigmas, slice_for_strength
 
 
@@ -130,48 +127,22 @@ def make_schedule(
     return Schedule(sigmas, scheduler)
 
 
-def sample(
-    predict: PredictBatch[Conditioning],
-    plan: Plan,
-    prediction: Prediction,
-    sigmas: Tensor,
-    start: Start,
-    cond: Conditioning,
-    uncond: Conditioning | None,
-    noise: NoiseSource,
-) -> Iterator[Step]:
-    """The steps of one picture; the last one's x is its latent (1, c, h, w).
-
-    Raises DarkroomError when the network's output is no longer a number.
-    """
-    if plan.timestep_shift:
-        prediction = ShiftedTimesteps(prediction, plan.timestep_shift)
-    denoise = make_denoiser(predict, prediction, cond, uncond, plan.guidance, sigmas)
-    if start.mask is not None:
-        denoise = keep_unmasked(denoise, start.mask, start.latent)
-    levels = sigmas.tolist()
-    first = noise.initial(tuple(start.latent.shape[1:])).to(start.latent.device)
-    x = prediction.add_noise(start.latent, first, levels[0])
-    options = SampleOptions(eta=plan.eta, is_flow=prediction.is_flow, extra=plan.extra)
-    for step in SAMPLERS[plan.method](denoise, x, sigmas, noise, options):
-        if step.index < step.steps:
-            yield step
-            continue
-        x = prediction.finish(step.x, levels[-1])
-        require_numbers("diffusion: the latent", x)
-        yield replace(step, x=x)
-
-
 def decode(vae: nn.Module, latent: Tensor, form: LatentFormat) -> Image:
     """The picture of a latent (1, c, h, w).
 
     Raises DarkroomError when the network's output is no number, which would be a black picture.
     """
-    weight = next(vae.parameters())
-    z = form.to_vae(latent.to(weight.device))
-    pixels = vae.decode(z.to(weight.dtype))  # type: ignore[operator]
+    pixels = decoded(vae, latent, form)
     require_numbers("vae: the picture", pixels)
     return tensor_to_images(pixels)[0]
+
+
+def decoded(vae: nn.Module, latent: Tensor, form: LatentFormat) -> Tensor:
+    """The pixels (b, 3, H, W) of latents (b, c, h, w), about in [-1, 1]."""
+    weight = next(vae.parameters())
+    z = form.to_vae(latent.to(weight.device))
+    pixels: Tensor = vae.decode(z.to(weight.dtype))  # type: ignore[operator]
+    return pixels
 
 
 def require_numbers(subject: str, *results: Tensor | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -33,8 +33,10 @@ class Report:
         self.timings: dict[Phase, float] = {}
 
     @contextmanager
-    def phase(self, phase: Phase, steps: int, image: int = 1) -> Iterator[Advance]:
+    def phase(self, phase: Phase, steps: int, image: int = 1, together: int = 1) -> Iterator[Advance]:
         """Times the block; the function it yields is told how many steps are done.
+
+        image: the picture that is worked on, from 1; with `together` above 1 the first of so many.
 
         Raises Cancelled at the start and at every step, once the caller has asked for it.
         """
@@ -44,7 +46,8 @@ class Report:
             if self._is_cancelled():
                 raise Cancelled("generation: cancelled")
             seconds = time.perf_counter() - start
-            self._on_progress(Progress(phase, step, of or steps, seconds, image, self._images))
+            progress = Progress(phase, step, of or steps, seconds, image, self._images, together)
+            self._on_progress(progress)
 
         advance(0)
         yield advance
@@ -71,3 +74,20 @@ class Report:
             self._on_progress(Progress(Phase.LOAD, done, total, seconds, 1, self._images))
 
         return read
+
+
+def loading_for(reports: Sequence[Report], total: int) -> Callable[[int], None]:
+    """`Report.loading` for several generations at once; it ends when all of them are cancelled."""
+    each = [report.loading(total) for report in reports]
+
+    def read(nbytes: int) -> None:
+        cancelled = 0
+        for one in each:
+            try:
+                one(nbytes)
+            except Cancelled:
+                cancelled += 1
+        if cancelled == len(each):
+            raise Cancelled("loading: cancelled")
+
+    return read
