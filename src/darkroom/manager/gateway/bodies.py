@@ -37,13 +37,15 @@ class Body:
     open_files: list[UploadFile] = field(default_factory=list)
 
     def as_request(self) -> dict[str, Any]:
-        """The arguments for httpx2 that send it."""
+        """The arguments for httpx2 that send it; files from their start, however often."""
         if self.files is None:
             return {
                 "content": json.dumps(self.fields, separators=(",", ":")).encode(),
                 "headers": {"Content-Type": "application/json"},
             }
-        return {"data": self.fields, "files": self.files}
+        for _, (_, file, _) in self.files:
+            file.seek(0)
+        return {"data": self.fields, "files": self.files or None}
 
     async def close(self) -> None:
         """Lets go of files on disk."""

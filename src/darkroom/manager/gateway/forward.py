@@ -1,45 +1,38 @@
-"""One request to a sidecar and its answer back, byte by byte, for as long as the client is there."""
+"""A sidecar's answer, byte by byte as it comes, for as long as the client is there."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack
+import logging
 from types import TracebackType
 from typing import Any, Self
 
 import httpx2
-from starlette.background import BackgroundTask
 from starlette.requests import Request
-from starlette.responses import StreamingResponse
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from darkroom.manager.gateway.errors import GatewayError
+from darkroom.api.errors import DarkroomError, OutOfMemoryError
+from darkroom.api.events import sse
+from darkroom.manager.gateway.errors import GatewayError, as_gateway_error
+from darkroom.manager.gateway.sidecars import Call, Sidecars, raise_if_out_of_memory
+from darkroom.manager.pool.pool import Lease
+
+logger = logging.getLogger(__name__)
 
 _DROPPED = {
-    "connection",
-    "content-encoding",
-    "date",
-    "keep-alive",
-    "proxy-authenticate",
-    "server",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "x-request-id",  # the gateway's own
+    b"connection",
+    b"date",
+    b"keep-alive",
+    b"server",
+    b"te",
+    b"trailer",
+    b"transfer-encoding",
+    b"upgrade",
+    b"x-request-id",  # the gateway's own
 }
 _PASSED = ("accept", "last-event-id", "traceparent", "tracestate", "user-agent", "x-progress")
-
-
-def sidecar_client() -> httpx2.AsyncClient:
-    """A client for sidecars: no proxies of the environment, no limit on how long a picture takes."""
-    return httpx2.AsyncClient(
-        trust_env=False,
-        follow_redirects=False,
-        timeout=httpx2.Timeout(None, connect=5.0),
-        limits=httpx2.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=30.0),
-    )
+_STREAM_ERROR = b'"out_of_memory"'
 
 
 class ClientGone(GatewayError):
@@ -86,33 +79,94 @@ class WhileConnected:
                 raise ClientGone from None
 
 
-class Relayed(StreamingResponse):
-    """A sidecar's answer as it comes. What `held` holds, the lease above all, is let go at its end."""
+class FromSidecar(Response):
+    """Asks the model's sidecar when it is sent, loading the model if need be.
 
-    def __init__(self, answer: httpx2.Response, held: AsyncExitStack, headers: Mapping[str, str]) -> None:
-        passed = {name: value for name, value in answer.headers.items() if name.lower() not in _DROPPED}
-        super().__init__(
-            self._pieces(answer),
-            status_code=answer.status_code,
-            headers={**passed, **headers},
-            background=BackgroundTask(held.aclose),
-        )
-        self._held = held
+    Nothing goes to the client before the sidecar's first bytes: until then another try goes unnoticed.
+    """
 
-    @staticmethod
-    async def _pieces(answer: httpx2.Response) -> AsyncIterator[bytes]:
-        async for piece in answer.aiter_raw():
-            yield piece
+    def __init__(
+        self,
+        sidecars: Sidecars,
+        model: str,
+        call: Call,
+        *,
+        keep_alive: float | None = None,
+        headers: dict[str, str] | None = None,
+        cancel_on_disconnect: bool = True,
+    ) -> None:
+        self._sidecars = sidecars
+        self._model = model
+        self._call = call
+        self._keep_alive = keep_alive
+        self._added = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
+        self._cancels = cancel_on_disconnect
+        self._started = False
+        self._streams = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends it; a client that goes away ends the sidecar's work, because the connection is closed."""
+        """Errors: as `Pool.run`, before anything is sent; afterwards a stream tells them itself."""
+
+        async def work(lease: Lease) -> None:
+            async with self._sidecars.client.stream(**self._call.arguments(lease)) as answer:
+                await self._pass(answer, send)
+
         try:
-            async with WhileConnected(receive):
-                await self.stream_response(send)
-        except (ClientGone, OSError):
-            pass
+            async with WhileConnected(receive, self._cancels):
+                await self._sidecars.run(self._model, work, self._keep_alive, lambda: not self._started)
+        except ClientGone:
+            self._sidecars.metrics.cancels.labels("disconnect").inc()
+            logger.info("model '%s': the client went away, its request was cancelled", self._model)
+        except (DarkroomError, httpx2.TransportError) as error:
+            if not self._started:
+                raise
+            await self._end(error, send)
         finally:
-            await self._held.aclose()
+            if self._call.body:
+                await self._call.body.close()
+
+    async def _pass(self, answer: httpx2.Response, send: Send) -> None:
+        self._streams = answer.headers.get("Content-Type", "").startswith("text/event-stream")
+        ran_out = False
+        if not self._streams and answer.status_code >= 500:
+            raise_if_out_of_memory(answer.status_code, await answer.aread())
+            await self._start(answer, send)
+            await send({"type": "http.response.body", "body": answer.content, "more_body": False})
+            return
+        async for piece in answer.aiter_raw():
+            if self._streams and len(piece) < 8192 and _STREAM_ERROR in piece:
+                ran_out = True
+                if not self._started:
+                    break
+            if not self._started:
+                await self._start(answer, send)
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        if ran_out:
+            raise OutOfMemoryError(f"model '{self._model}': memory was short; ask again, it is frugal now")
+        if not self._started:
+            await self._start(answer, send)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _start(self, answer: httpx2.Response, send: Send) -> None:
+        self._started = True
+        passed = [(name.lower(), value) for name, value in answer.headers.raw]
+        headers = [(name, value) for name, value in passed if name not in _DROPPED]
+        await send(
+            {
+                "type": "http.response.start",
+                "status": answer.status_code,
+                "headers": [*headers, *self._added],
+            }
+        )
+
+    async def _end(self, error: Exception, send: Send) -> None:
+        """A stream that has begun ends with an error event, anything else just ends."""
+        logger.warning("model '%s': its answer broke off: %s", self._model, error)
+        if isinstance(error, OutOfMemoryError) or not self._streams:
+            body = b""
+        else:
+            body = sse("error", as_gateway_error(error).error.body())
+        await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 def passed_headers(request: Request) -> dict[str, str]:
