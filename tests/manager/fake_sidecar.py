@@ -175,7 +175,6 @@ class Fake:
             "stopping": False,
             "queued": self.queued,
             "generating": self.generating,
-            "events": self.events,
         }
 
     def capabilities(self) -> dict[str, object]:
@@ -225,6 +224,9 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, models) if fake.loaded else self.answer(503, {"error": "loading"})
         elif self.path == "/sdcpp/v1/capabilities":
             self.answer(200, fake.capabilities())
+        elif self.path == "/sdcpp/v1/jobs" and not fake.upstream:
+            status = "generating" if fake.generating else "completed"
+            self.answer(200, [{"id": "job", "status": status, "step": fake.events}])
         elif self.path.endswith("/events") and self.path.split("/")[-2] in fake.jobs:
             self.stream_job(fake.jobs[self.path.split("/")[-2]])
         elif self.path.startswith("/sdcpp/v1/jobs/") and self.path.split("/")[-1] in fake.jobs:

@@ -35,6 +35,24 @@ async def read_health(client: httpx2.AsyncClient, engine: Engine, port: int) -> 
     return Health(status=HealthStatus.OK, model="", version="", pid=0, loaded=True)
 
 
+async def read_progress(client: httpx2.AsyncClient, port: int) -> frozenset[str] | None:
+    """Marks that change whenever the jobs being drawn get on; None when the server does not tell."""
+    try:
+        answer = await client.get(f"http://{HOST}:{port}/sdcpp/v1/jobs")
+        document = answer.json()
+    except (httpx2.HTTPError, ValueError):
+        return None
+    jobs = document.get("jobs") if isinstance(document, dict) else document
+    if answer.status_code != 200 or not isinstance(jobs, list):
+        return None
+    parts = ("id", "status", "phase", "image", "step")
+    return frozenset(
+        " ".join(str(job.get(part)) for part in parts)
+        for job in jobs
+        if isinstance(job, dict) and job.get("status") == "generating"
+    )
+
+
 async def read_capabilities(client: httpx2.AsyncClient, port: int) -> dict[str, Any]:
     """The engine's own account of itself; nothing when it gives none."""
     try:

@@ -21,7 +21,7 @@ from darkroom.manager.pool.errors import FailureKind
 from darkroom.manager.pool.ladder import Rung
 from darkroom.manager.pool.output import Bar, Output
 from darkroom.manager.pool.ports import HOST
-from darkroom.manager.pool.probe import new_client, read_capabilities, read_health
+from darkroom.manager.pool.probe import new_client, read_capabilities, read_health, read_progress
 from darkroom.manager.pool.process import Process, clean_environment
 from darkroom.manager.pool.run_file import Entry, RunFile
 from darkroom.manager.pool.spec import Patience
@@ -102,7 +102,7 @@ class Sidecar:
         self.ended: asyncio.Future[Failure | None] = asyncio.get_running_loop().create_future()
         self._grace = self.patience.stop
         self._progress: tuple[int, int] = (0, 0)
-        self._marks: object = None
+        self._marks: frozenset[str] | None = None
         self._is_ready = False
 
     @property
@@ -203,7 +203,7 @@ class Sidecar:
             if failures >= self.patience.probe_failures:
                 raise _Failed(FailureKind.HANG, f"{failures} probes were not answered")
             if health:
-                self._note(health)
+                self._note(health, await read_progress(client, self.launch.port))
             self._check_progress()
 
     async def _load(self, client: httpx2.AsyncClient) -> None:
@@ -234,19 +234,14 @@ class Sidecar:
             return health.nonce == self.launch.nonce
         return self.process is not None and self.process.owns(self.launch.port)
 
-    def _note(self, health: Health) -> None:
-        """Progress of a server that tells it: any change while it draws."""
+    def _note(self, health: Health, marks: frozenset[str] | None) -> None:
+        """Progress of a server that tells it; one that draws nothing, or does not tell, is not judged."""
         now = time.monotonic()
-        marks = (health.queued, health.generating, getattr(health, "events", 0))
-        if marks != self._marks:
-            is_step = health.generating and self._marks is not None
-            self._marks = marks
-            if is_step:
-                self._activity.step(now)
-                return
+        if marks is None or not health.generating:
             self._activity.beat(now)
-        if not health.generating:
-            self._activity.beat(now)
+        elif marks != self._marks:
+            self._activity.step(now)
+        self._marks = marks
 
     def _check_progress(self) -> None:
         limit = self._activity.limit(self.launch.hang, self.patience.hang_steps)
