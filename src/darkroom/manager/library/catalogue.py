@@ -91,18 +91,29 @@ class KnownFile(_Row):
 
 
 class Kind(_Row):
-    """A kind of companion. title: with its article, `the T5-XXL v1.1 text encoder`."""
+    """A kind of companion.
+
+    title: with its article, `the T5-XXL v1.1 text encoder`. architecture, width: how its part is told,
+    see parts.Part; kinds with the same two are told by known sizes and sums alone.
+    """
 
     role: FileRole
     title: _Text
+    architecture: _Name
+    width: int = Field(gt=0)
 
 
 class Need(_Row):
-    """What a family needs of one role. kinds: what fits, the best first. note: what it is for."""
+    """What a family needs of one role.
+
+    kinds: what fits, the best first. named: whether shapes alone are not enough, because files of other
+    kinds have them and would do harm. note: what it is for.
+    """
 
     role: FileRole
     kinds: tuple[_Name, ...] = Field(min_length=1)
     required: bool = True
+    named: bool = False
     note: str = ""
 
 

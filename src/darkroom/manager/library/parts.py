@@ -40,15 +40,19 @@ class FileFormat(StrEnum):
 class Part:
     """One network in a file.
 
-    fits: the catalogue's kinds that its names and shapes are of, `t5xxl`; several where no header tells them
-    apart (SD3's and Flux.1's autoencoders). title: `T5-XXL v1.1, 4096 wide, 32128 tokens`.
+    architecture: how it is built, `t5`, `clip_text`, `kl`; of a diffusion network its family. width: of the
+    text that it gives or is for, of an autoencoder the channels of its latents. numbers: what else matters;
+    of a diffusion network the widths that it takes, by role. title: `T5-XXL, 4096 wide, 32128 tokens`.
+    layers: blocks, 0 where they are not counted. nbytes: what its tensors take.
     """
 
     kind: PartKind
-    fits: tuple[str, ...] = ()
+    architecture: str = ""
+    width: int = 0
+    numbers: Mapping[str, int] = field(default_factory=dict)
     title: str = ""
-    tensors: int = 0
-    parameters: int = 0
+    layers: int = 0
+    nbytes: int = 0
 
 
 @dataclass(frozen=True)
