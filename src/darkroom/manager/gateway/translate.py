@@ -24,7 +24,7 @@ _SAMPLE = {
     "extra_sample_args": "extra_sample_args",
 }
 _GUIDANCE = {"cfg_scale": "txt_cfg", "guidance": "distilled_guidance"}
-_TOP = ("seed", "negative_prompt", "strength", "clip_skip", "ref_image_args")
+_TOP = ("seed", "negative_prompt", "strength", "clip_skip")
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,8 @@ def _add_settings(body: dict[str, Any], sample: dict[str, Any], settings: dict[s
             body[name] = value
         elif name == "vae_tiling":
             body["vae_tiling_params"] = {"enabled": value}
+        else:
+            raise FieldError(name, "cannot be given here", ErrorCode.UNSUPPORTED_PARAMETER)
 
 
 def _add_pictures(

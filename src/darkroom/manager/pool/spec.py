@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from darkroom.api.names import Role
+from darkroom.manager.library.roles import FileRole
 from darkroom.manager.model_settings import ModelSettings
 
 
@@ -20,7 +21,7 @@ class LaunchSpec:
     """
 
     model: str
-    files: Mapping[Role, Path] = field(default_factory=dict)
+    files: Mapping[Role, Path] | Mapping[FileRole, Path] = field(default_factory=dict)
     settings: ModelSettings = field(default_factory=ModelSettings)
     weight_bytes: int = 0
     diffusion_layers: int | None = None
