@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, overload
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -23,6 +23,9 @@ _TYPES = {
 }
 
 
+_CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
+
+
 async def answer_error(request: Request, error: Exception) -> JSONResponse:
     """The answer to a request that failed, whatever it failed with."""
     return answer(request.url.path, as_api_error(error))
@@ -36,8 +39,7 @@ def as_api_error(error: Exception) -> ApiError:
         case RequestValidationError():
             return _of_validation(error)
         case HTTPException():
-            headers = dict(error.headers or {})
-            return ApiError(str(error.detail), status=error.status_code, headers=headers)
+            return _of_http(error)
         case DarkroomError():
             return ApiError(str(error), status=status_of(error), code=code_of(error))
         case _:
@@ -53,13 +55,32 @@ def answer(path: str, error: ApiError) -> JSONResponse:
 
 def content(path: str, error: ApiError) -> dict[str, Any]:
     """OpenAI's error object under /v1; elsewhere the text, as stable-diffusion.cpp has it."""
+    text, param = _encodable(str(error)), _encodable(error.param)
     if path.startswith("/v1/"):
         kind = error.type or _TYPES.get(error.status)
         kind = kind or ("server_error" if error.status >= 500 else "invalid_request_error")
         return {
-            "error": {"message": str(error), "type": kind, "param": error.param, "code": error.code},
+            "error": {"message": text, "type": kind, "param": param, "code": error.code},
         }
-    return {"error": str(error), "message": str(error), "code": error.code, "param": error.param}
+    return {"error": text, "message": text, "code": error.code, "param": param}
+
+
+@overload
+def _encodable(text: str) -> str: ...
+@overload
+def _encodable(text: str | None) -> str | None: ...
+def _encodable(text: str | None) -> str | None:
+    """What a client sent may hold lone surrogates, which no answer can."""
+    return text and text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _of_http(error: HTTPException) -> ApiError:
+    text, status = str(error.detail), error.status_code
+    if isinstance(error.__cause__, RecursionError):
+        text = "invalid json: nested too deeply"
+    elif isinstance(error.__cause__, UnicodeDecodeError):
+        text = "invalid json: it is not UTF-8 text"
+    return ApiError(text, status=status, code=_CODES.get(status), headers=dict(error.headers or {}))
 
 
 def _of_validation(error: RequestValidationError) -> ApiError:
@@ -69,6 +90,8 @@ def _of_validation(error: RequestValidationError) -> ApiError:
     if first["type"] == "json_invalid":
         why = first.get("ctx", {}).get("error", "it cannot be read")
         return ApiError(f"invalid json: {why}", code="invalid_json")
+    if not where and first["type"] == "missing":
+        return ApiError("empty body", code="empty_body")
     if not where:
         return ApiError(f"body: {first['msg']}", code="invalid_request")
     name = ".".join(where)

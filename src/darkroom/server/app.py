@@ -12,10 +12,12 @@ from starlette.exceptions import HTTPException
 from darkroom.api.errors import DarkroomError
 from darkroom.api.version import __version__
 from darkroom.server.answers import answer_error
-from darkroom.server.routes import health, openai
+from darkroom.server.body_limit import BodyLimit
+from darkroom.server.routes import a1111, health, native, openai
+from darkroom.server.security import Door
 from darkroom.server.service import Service
 
-ROUTES = (health, openai)
+ROUTES = (health, native, openai, a1111)
 """The modules that each give a `router(service)`."""
 
 
@@ -32,4 +34,6 @@ def create_app(service: Service) -> FastAPI:
         app.include_router(module.router(service))
     for kind in (DarkroomError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, answer_error)
+    app.add_middleware(BodyLimit, max_bytes=service.options.max_body * 2**20)
+    app.add_middleware(Door, options=service.options)
     return app

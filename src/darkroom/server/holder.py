@@ -55,6 +55,10 @@ class ModelHolder:
                 raise NotReady(f"the model could not be loaded: {self.error}")
             return self._model
 
+    async def memory(self) -> dict[str, tuple[int, int]]:
+        """Bytes free and in all of each card in use, by its name; none while nothing is loaded."""
+        return await asyncio.to_thread(self._model.memory) if self._model else {}
+
     async def unload(self) -> None:
         """Frees its memory, after what the worker is doing."""
         async with self._changing:

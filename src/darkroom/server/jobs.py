@@ -66,6 +66,7 @@ class Job:
         self.cancelled_by: str | None = None
         self._cancel = threading.Event()
         self._skip = threading.Event()
+        self._interrupt = threading.Event()
         self._events: list[JobEvent] = []
         self._last_id = 0
         self._changed = asyncio.Event()
@@ -151,11 +152,25 @@ class Job:
         """Asks to leave out the picture being drawn."""
         self._skip.set()
 
+    def interrupt(self) -> None:
+        """Asks to leave out the picture being drawn and all after it; finished ones are kept."""
+        self._interrupt.set()
+
+    @property
+    def is_skipped(self) -> bool:
+        """Whether a picture is about to be left out."""
+        return self._skip.is_set()
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether its remaining pictures are left out."""
+        return self._interrupt.is_set()
+
     def take_skip(self) -> bool:
-        """Whether that was asked for; told once. The worker asks."""
+        """Whether the picture being drawn is to be left out; a skip is told once. The worker asks."""
         is_asked = self._skip.is_set()
         self._skip.clear()
-        return is_asked
+        return is_asked or self._interrupt.is_set()
 
     def complete(self, result: GenerationResult, encoded: JobResult | None = None) -> None:
         """The pictures are there. encoded: as the job's own API hands them out."""

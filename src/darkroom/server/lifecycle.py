@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 
 from darkroom.api.errors import RequestError
 from darkroom.server.options import ServerOptions
+from darkroom.server.parent import watch_parent
 from darkroom.server.service import Service
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ class HttpServer(uvicorn.Server):
 
 
 async def serve(app: ASGIApp, service: Service, listener: socket.socket) -> None:
-    """Serves until a signal or the parent's end; then stops within 5 seconds.
+    """Says where it listens and serves until a signal or the parent's end; then stops within 5 seconds.
 
     A step that takes longer than that ends with the process.
     """
@@ -74,10 +75,15 @@ async def serve(app: ASGIApp, service: Service, listener: socket.socket) -> None
     server = HttpServer(config)
     stop = asyncio.Event()
     _on_signal(stop)
+    watching = asyncio.create_task(watch_parent(service.options.parent_pid, stop))
+    sys.stdout.write(f"listening on {url_of(listener)}\n")
+    sys.stdout.flush()
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    watching.cancel()
     if serving.done():
+        stopping.cancel()
         serving.result()
         return
     logger.info("stopping: no more requests are taken")
@@ -85,7 +91,7 @@ async def serve(app: ASGIApp, service: Service, listener: socket.socket) -> None
     server.should_exit = True
     await serving
     if not is_idle:
-        logger.warning("stopping: the step being computed took too long and is given up")
+        logger.warning("stopping: what the model is doing takes too long and is given up")
         sys.stderr.flush()
         os._exit(0)
 

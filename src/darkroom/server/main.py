@@ -51,16 +51,17 @@ def _run(arguments: Arguments) -> None:
         sys.stdout.write("".join(f"{line}\n" for line in Devices.discover().lines()))
         return
     from darkroom.server.app import create_app
-    from darkroom.server.lifecycle import listen, serve, url_of
+    from darkroom.server.lifecycle import listen, serve
     from darkroom.server.service import Service
 
     sys.setswitchinterval(SWITCH_SECONDS)
     listener = listen(arguments.server)
 
     async def run() -> None:
-        service = Service(arguments.config, arguments.server, arguments.request)
-        sys.stdout.write(f"listening on {url_of(listener)}\n")
-        sys.stdout.flush()
+        embeds_metadata = not arguments.picture.disable_image_metadata
+        service = Service(
+            arguments.config, arguments.server, arguments.request, embeds_metadata=embeds_metadata
+        )
         await serve(create_app(service), service, listener)
 
     asyncio.run(run())

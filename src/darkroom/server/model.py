@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from darkroom.api.config import EngineConfig
+from darkroom.api.errors import DarkroomError
 from darkroom.api.names import Role, SampleMethod, Scheduler
 from darkroom.api.request import GenerationRequest
 from darkroom.api.result import GenerationResult, Hooks
@@ -35,6 +36,7 @@ class ModelInfo:
     its family, where anything does.
     method, scheduler, steps, cfg_scale, guidance, width, height, clip_skip: the family's defaults.
     size_multiple: width and height are rounded up to multiples of it.
+    embeddings: the words that call textual inversion embeddings.
     """
 
     name: str
@@ -58,6 +60,7 @@ class ModelInfo:
     inpaints: bool
     file_bytes: int
     vae: Path | None = None
+    embeddings: tuple[str, ...] = ()
 
 
 class LoadedModel:
@@ -93,6 +96,7 @@ class LoadedModel:
             inpaints=family.inpaints(engine.model.architecture),
             file_bytes=sum(component.file_bytes for component in engine.components.values()),
             vae=engine.config.vae,
+            embeddings=tuple(engine.embeddings),
         )
 
     def outline(self, request: GenerationRequest) -> Outline:
@@ -125,9 +129,16 @@ class LoadedModel:
 
         return tokenizer_of(self._engine.model).encode
 
-    def generate(self, request: GenerationRequest, hooks: Hooks) -> GenerationResult:
-        """Draws."""
-        return self._engine.generate(request, hooks.on_progress, hooks.is_cancelled, hooks.on_preview)
+    def generate(
+        self, requests: Sequence[tuple[GenerationRequest, Hooks]]
+    ) -> list[GenerationResult | DarkroomError]:
+        """Draws; what became of each request."""
+        return self._engine.generate_many(requests)
+
+    def memory(self) -> dict[str, tuple[int, int]]:
+        """Bytes free and in all of each card in use, by its name; any thread may ask."""
+        cards = [backend for backend in self._engine.manager.backends if backend.device.type != "cpu"]
+        return {card.name: (card.memory().free, card.memory().total) for card in cards}
 
     def close(self) -> None:
         """Frees the weights."""

@@ -61,8 +61,9 @@ class Painter:
                     self.fail(job, error)
                 continue
             if job in self._book.waiting:  # it may have been cancelled in the meantime
-                self._book.begin([job])
-                await self._draw(model, job)
+                jobs = [job]
+                self._book.begin(jobs)
+                await self._draw(model, jobs)
 
     def withdraw(self, job: Job) -> None:
         """Ends a cancelled job at once if it waits; one being drawn hears of it at its next step."""
@@ -78,25 +79,34 @@ class Painter:
         """Takes no more previews."""
         self._previews.shutdown(wait=False, cancel_futures=True)
 
-    async def _draw(self, model: LoadedModel, job: Job) -> None:
+    async def _draw(self, model: LoadedModel, jobs: list[Job]) -> None:
+        work = [(job.request, self._hooks(job)) for job in jobs]
+        outcomes: list[GenerationResult | DarkroomError]
         try:
-            hooks = self._hooks(job)
-            result = await self._worker.run(lambda: model.generate(job.request, hooks))
-            if job.is_cancelled:
-                raise Cancelled(_why(job))
-            encode = self._encoders.get(job.id)
-            encoded = await asyncio.to_thread(encode, result) if encode else None
+            outcomes = await self._worker.run(lambda: model.generate(work))
+        except Exception as error:
+            logger.exception("jobs %s: a fault in Darkroom", ", ".join(job.id for job in jobs))
+            outcomes = [_fault(error)] * len(jobs)
+        finishing = (self._finish(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True))
+        await asyncio.gather(*finishing)
+
+    async def _finish(self, job: Job, outcome: GenerationResult | DarkroomError) -> None:
+        """Encodes the pictures, if there are any, and ends the job."""
+        encode = self._encoders.pop(job.id, None)
+        if job.is_cancelled or isinstance(outcome, Cancelled):
+            self.fail(job, Cancelled(_why(job)))
+        elif isinstance(outcome, DarkroomError):
+            self.fail(job, outcome)
+        else:
+            try:
+                encoded = await asyncio.to_thread(encode, outcome) if encode else None
+            except Exception as error:
+                logger.exception("job %s: its pictures cannot be written", job.id)
+                self.fail(job, _fault(error))
+                return
             if self._unshown:
                 await asyncio.wait(self._unshown)
-        except Cancelled:
-            self.fail(job, Cancelled(_why(job)))
-        except DarkroomError as error:
-            self.fail(job, error)
-        except Exception as error:
-            logger.exception("job %s: a fault in Darkroom", job.id)
-            self.fail(job, DarkroomError(f"a fault in Darkroom: {type(error).__name__}: {error}"))
-        else:
-            job.complete(result, encoded)
+            job.complete(outcome, encoded)
             self._end(job)
 
     def _hooks(self, job: Job) -> Hooks:
@@ -144,6 +154,10 @@ def _jpeg(preview: Preview) -> JobPreview:
     buffer = io.BytesIO()
     preview.image.save(buffer, "JPEG", quality=PREVIEW_QUALITY)
     return preview_of(buffer.getvalue(), preview)
+
+
+def _fault(error: Exception) -> DarkroomError:
+    return DarkroomError(f"a fault in Darkroom: {type(error).__name__}: {error}")
 
 
 def _why(job: Job) -> str:

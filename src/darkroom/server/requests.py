@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pydantic import ValidationError
 
 from darkroom.api.request import GenerationRequest
@@ -9,14 +11,14 @@ from darkroom.api.values import expected
 from darkroom.server.errors import InvalidField
 
 
-def refusal(error: ValidationError, names: dict[str, str] | None = None) -> InvalidField:
+def refusal(error: ValidationError, names: Mapping[str, str]) -> InvalidField:
     """The first field that is wrong, and what would be right.
 
     names: what the client calls a field of GenerationRequest, where it is another name.
     """
     first = error.errors(include_url=False)[0]
     field = str(first["loc"][0]) if first["loc"] else "request"
-    name = (names or {}).get(field, field)
+    name = names.get(field, field)
     declared = GenerationRequest.model_fields.get(field)
     right = expected(declared) if declared else str(first["msg"])
     given = repr(first["input"])

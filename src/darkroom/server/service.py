@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 from pydantic import ValidationError
 from starlette.requests import Request
@@ -99,16 +99,17 @@ class Service:
         assert self._holder.tokenize is not None, "a model that is known has a tokenizer"
         return len(self._holder.tokenize(text))
 
-    def request(self, **fields: object) -> GenerationRequest:
+    def request(self, names: Mapping[str, str] | None = None, /, **fields: object) -> GenerationRequest:
         """A request of these fields and, for the others, of the server's defaults.
 
+        names: what the client calls a field, where it is another name than GenerationRequest's.
         Raises InvalidField, which names the field and what would be right.
         """
         given = {name: getattr(self.defaults, name) for name in self.defaults.model_fields_set}
         try:
             return GenerationRequest(**(given | fields))
         except ValidationError as error:
-            raise refusal(error) from None
+            raise refusal(error, names or {}) from None
 
     async def submit(
         self,
@@ -188,6 +189,15 @@ class Service:
         """Leaves out the picture that is being drawn; the job goes on with the next."""
         if job.status is JobStatus.GENERATING:
             job.skip()
+
+    def interrupt(self, job: Job) -> None:
+        """Leaves out the picture being drawn and all after it; the job ends with the finished ones."""
+        if job.status is JobStatus.GENERATING:
+            job.interrupt()
+
+    async def memory(self) -> dict[str, tuple[int, int]]:
+        """Bytes free and in all of each card in use, by its name."""
+        return await self._holder.memory()
 
     async def unload(self) -> None:
         """Frees the model's memory after the job being drawn. The next request loads it again."""
