@@ -84,6 +84,11 @@ class SignedFiles:
             raise FileGone("file: the picture had to make room for newer ones; ask for b64_json")
         return file
 
+    @property
+    def held_bytes(self) -> int:
+        """Memory that the pictures take."""
+        return self._bytes
+
     def _sign(self, name: str, expires: int) -> str:
         return hmac.new(self._secret, f"{name}\n{expires}".encode(), hashlib.sha256).hexdigest()
 

@@ -24,7 +24,7 @@ class Wishes:
     """How the pictures of a request are to come back.
 
     compression: quality of jpeg and webp, percent. partials: previews to stream of each picture.
-    text_tokens: of the prompts.
+    text_tokens: of the prompts. with_infotext: whether files hold their `parameters` text.
     """
 
     format: Format = "png"
@@ -33,6 +33,7 @@ class Wishes:
     who: str | None = None
     text_tokens: int = 0
     partials: int = 0
+    with_infotext: bool = True
 
     def usage(self, outline: Outline, pictures: int, *, with_input: bool = True) -> Usage:
         """What these pictures took; with_input: together with what the request itself holds."""
@@ -45,7 +46,8 @@ class Wishes:
     async def encode(self, image: Image.Image, infotext: str = "") -> bytes:
         """The picture as a file's bytes; in a thread."""
         format = ImageFormat(self.format)
-        return await asyncio.to_thread(write_picture, image, format, self.compression, infotext)
+        text = infotext if self.with_infotext else ""
+        return await asyncio.to_thread(write_picture, image, format, self.compression, text)
 
 
 def infotext(result: GenerationResult, index: int) -> str:

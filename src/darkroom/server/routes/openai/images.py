@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
+from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from darkroom.api.errors import Cancelled
+from darkroom.api.extra_args import NAME
 from darkroom.api.names import PreviewMode
+from darkroom.api.native import NAMES, NativeRequest
 from darkroom.api.openai import (
     ErrorCode,
     FieldError,
@@ -20,15 +26,20 @@ from darkroom.api.openai import (
     Quality,
     to_generation,
 )
-from darkroom.api.openai.requests import DrawRequest
+from darkroom.api.openai.requests import MOST_IMAGES, DrawRequest
+from darkroom.api.openai.responses import Format
 from darkroom.api.request import GenerationRequest
-from darkroom.server.errors import ApiError
+from darkroom.server.errors import ApiError, InvalidField
+from darkroom.server.extra_args import fields_of, take_extra_args
 from darkroom.server.files import SignedFiles
 from darkroom.server.model import ModelInfo
+from darkroom.server.requests import refusal
 from darkroom.server.routes.openai.answers import Wishes, images_response
 from darkroom.server.routes.openai.bodies import Inputs, invalid
 from darkroom.server.routes.openai.stream import PictureStream, preview_interval
 from darkroom.server.service import Service
+
+_FORMATS: dict[str, Format] = {"png": "png", "jpeg": "jpeg", "webp": "webp"}
 
 
 class Images:
@@ -43,9 +54,13 @@ class Images:
         begun = time.perf_counter()
         request: ImageRequest = parsed.request
         info = self.service.info()
+        prompt, extra = take_extra_args(request.prompt if isinstance(request, DrawRequest) else "")
+        if isinstance(request, DrawRequest):
+            request = request.model_copy(update={"prompt": prompt})
         generation = self._generation(request, inputs, info)
+        generation = _overridden(generation, await asyncio.to_thread(fields_of, extra))
         ignored = (*parsed.ignored, *_unseen(inputs, generation, request))
-        wishes = self._wishes(request, generation)
+        wishes = self._wishes(request, generation, extra)
         is_stream = isinstance(request, DrawRequest) and bool(request.stream)
         if wishes.partials:
             generation = _with_previews(generation, wishes.partials, info)
@@ -57,6 +72,8 @@ class Images:
             is_edit = isinstance(request, ImageEditRequest)
             return PictureStream(self.service, job, wishes, is_edit=is_edit, headers=headers)
         result = await self.service.result_or_cancel(http, job)
+        if not result.images:
+            raise Cancelled("interrupted before a picture was finished")
         answer = await images_response(result, job.outline, wishes, self._url_of(http, request, wishes))
         headers["openai-processing-ms"] = str(round((time.perf_counter() - begun) * 1000))
         return JSONResponse(answer.body(), headers=headers)
@@ -78,18 +95,23 @@ class Images:
             raise invalid(error) from None
         return _with_inputs(generation, request, inputs, info)
 
-    def _wishes(self, request: ImageRequest, generation: GenerationRequest) -> Wishes:
+    def _wishes(self, request: ImageRequest, generation: GenerationRequest, extra: NativeRequest) -> Wishes:
         texts = [text for text in (generation.prompt, generation.negative_prompt) if text]
         text_tokens = sum(self.service.tokens(text) for text in texts)
-        if not isinstance(request, DrawRequest):
-            return Wishes(who=request.who, text_tokens=text_tokens)
-        compression = 100 if request.output_compression is None else request.output_compression
-        return Wishes(
-            format=request.written,
-            compression=compression,
-            level=(request.quality or Quality.AUTO).level,
+        is_told = extra.embed_image_metadata
+        wishes = Wishes(
             who=request.who,
             text_tokens=text_tokens,
+            with_infotext=self.service.embeds_metadata if is_told is None else is_told,
+        )
+        if not isinstance(request, DrawRequest):
+            return wishes
+        compression = 100 if request.output_compression is None else request.output_compression
+        return replace(
+            wishes,
+            format=_format(extra) or request.written,
+            compression=compression if extra.output_compression is None else _compression(extra),
+            level=(request.quality or Quality.AUTO).level,
             partials=(request.partial_images or 0) if request.stream else 0,
         )
 
@@ -126,6 +148,41 @@ def _with_inputs(
     if is_redrawn:  # nothing of what lies under the mask is to show through
         changes["strength"] = 1.0
     return generation.model_copy(update=changes)
+
+
+def _overridden(generation: GenerationRequest, fields: dict[str, Any]) -> GenerationRequest:
+    """The request with what the prompt's extra arguments say. Raises InvalidField."""
+    if not fields:
+        return generation
+    given = {name: getattr(generation, name) for name in generation.model_fields_set}
+    try:
+        generation = GenerationRequest(**(given | fields))
+    except ValidationError as error:
+        raise refusal(error, NAMES) from None
+    if generation.batch_count > MOST_IMAGES:
+        raise InvalidField(
+            f"batch_count: {generation.batch_count} is too many; at most {MOST_IMAGES}",
+            param="prompt",
+            code=ErrorCode.INTEGER_TOO_LARGE,
+        )
+    return generation
+
+
+def _format(extra: NativeRequest) -> Format | None:
+    if not extra.output_format:
+        return None
+    if extra.output_format not in _FORMATS:
+        problem = f"output_format: '{extra.output_format}' cannot be written; expected png, jpeg or webp"
+        raise InvalidField(f"invalid {NAME}: {problem}", param="prompt")
+    return _FORMATS[extra.output_format]
+
+
+def _compression(extra: NativeRequest) -> int:
+    compression = extra.output_compression or 0
+    if not 0 <= compression <= 100:
+        problem = f"output_compression: {compression} is out of range; expected 0 to 100"
+        raise InvalidField(f"invalid {NAME}: {problem}", param="prompt")
+    return compression
 
 
 def _unseen(inputs: Inputs, generation: GenerationRequest, request: ImageRequest) -> list[str]:

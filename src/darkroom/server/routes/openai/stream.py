@@ -14,15 +14,14 @@ from PIL import Image
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from darkroom.api.errors import Cancelled
 from darkroom.api.events import PING, sse
-from darkroom.api.jobs import JobEvent
 from darkroom.api.openai import CompletedEvent, PartialImageEvent
 from darkroom.server.answers import as_api_error, content
 from darkroom.server.jobs import Job
+from darkroom.server.pings import with_pings
 from darkroom.server.routes.openai.answers import Wishes, infotext
 from darkroom.server.service import Service
-
-PING_SECONDS = 15.0
 
 
 def preview_interval(steps: int, partials: int) -> int:
@@ -66,7 +65,7 @@ class PictureStream(StreamingResponse):
     async def _previews(self) -> AsyncIterator[bytes]:
         """The partial images, each at its share of the way, and signs of life in between."""
         sent: Counter[int] = Counter()
-        async for event in with_pings(self._service.events(self._job), PING_SECONDS):
+        async for event in with_pings(self._service.events(self._job)):
             if event is None:
                 yield PING
             elif event.type == "preview":
@@ -99,6 +98,8 @@ class PictureStream(StreamingResponse):
 
     async def _pictures(self) -> AsyncIterator[bytes]:
         result = await self._service.result(self._job)
+        if not result.images:
+            raise Cancelled("interrupted before a picture was finished")
         for index, picture in enumerate(result.images):
             event = CompletedEvent(
                 type="image_edit.completed" if self._is_edit else "image_generation.completed",
@@ -113,21 +114,6 @@ class PictureStream(StreamingResponse):
                 image_index=index,
             )
             yield sse(event.type, event.body())
-
-
-async def with_pings(events: AsyncIterator[JobEvent], seconds: float) -> AsyncIterator[JobEvent | None]:
-    """The events, and None whenever there was none for so long."""
-    while True:
-        news = asyncio.ensure_future(anext(events, None))
-        try:
-            while not (await asyncio.wait({news}, timeout=seconds))[0]:
-                yield None
-            event = news.result()
-        finally:
-            news.cancel()
-        if event is None:
-            return
-        yield event
 
 
 def _base64(data: bytes) -> str:
