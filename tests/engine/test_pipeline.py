@@ -16,7 +16,7 @@ from darkroom.families.latents import LatentFormat
 from darkroom.families.sd1 import StableDiffusion1
 from darkroom.nets.vae.kl import AutoencoderKL, KLConfig
 
-LATENT = LatentFormat(channels=4, downscale=8, scale=0.5, rgb=SD1_RGB, shift=0.25)
+LATENT = LatentFormat(channels=4, downscale=8, scale=0.5, rgb=SD1_RGB, tiny="taesd", shift=0.25)
 
 
 class Halved(StableDiffusion1):

@@ -15,6 +15,7 @@ TEXT_ROLES = (Role.CLIP_L, Role.CLIP_G, Role.T5XXL, Role.LLM, Role.LLM_VISION)
 def infotext(config: EngineConfig, model: Model, plan: Plan, seed: int) -> str:
     """The A1111 `parameters` text of one picture of a plan with its schedule."""
     assert plan.schedule is not None, "an engine planned it"
+    decoder = config.vae if config.taesd_preview_only else config.taesd or config.vae
     return write_infotext(
         PictureParameters(
             prompt=plan.prompt,
@@ -35,7 +36,7 @@ def infotext(config: EngineConfig, model: Model, plan: Plan, seed: int) -> str:
             sigmas=plan.sigmas,
             text_encoders=[path.name for role, path in config.files.items() if role in TEXT_ROLES],
             diffusion_model=config.diffusion_model.name if config.diffusion_model else None,
-            vae=config.vae.name if config.vae else None,
+            vae=decoder.name if decoder else None,
             clip_skip=plan.clip_skip,
             denoising_strength=None if plan.init_image is None else plan.strength,
         )

@@ -18,6 +18,7 @@ from darkroom.api.errors import CheckpointError
 from darkroom.api.names import Module, Role
 from darkroom.families import discover
 from darkroom.families.base import Family
+from darkroom.families.tiny import TinyDecoder, native_name, read_tiny
 from darkroom.runtime.budget import format_bytes
 from darkroom.sampling.extra_args import parse_extra_args
 from darkroom.sampling.prediction import zero_terminal_alphas
@@ -43,6 +44,7 @@ class Model:
 
     path: the main file. sources: the tensors of each network under the network's own names.
     alphas_cumprod: the noise schedule that the file brings along (1000,), or None.
+    tiny: the tiny autoencoder beside it with its tensors, or None.
     """
 
     path: Path
@@ -51,6 +53,7 @@ class Model:
     sources: Mapping[Module, TensorSource]
     alphas_cumprod: Tensor | None
     opened: ExitStack
+    tiny: tuple[TinyDecoder, TensorSource] | None = None
 
     def close(self) -> None:
         """Closes the files; a second call does nothing."""
@@ -95,8 +98,15 @@ def open_model(config: EngineConfig, converter: torch.device = CPU) -> Model:
             architecture,
             {module: weights.under(spec.prefix) for module, spec in specs.items()},
             _noise_schedule(view),
-            opened.pop_all(),
+            tiny=None if config.taesd is None else _open_tiny(config.taesd, family, opened),
+            opened=opened.pop_all(),
         )
+
+
+def _open_tiny(path: Path, family: Family[Any], opened: ExitStack) -> tuple[TinyDecoder, TensorSource]:
+    """The tiny autoencoder in a file, checked against the family's latents."""
+    source = open_source(opened.enter_context(open_checkpoint(path))).renamed(native_name)
+    return read_tiny(source.index, path, family.title, family.latent), source
 
 
 def _noise_schedule(view: TensorView) -> Tensor | None:

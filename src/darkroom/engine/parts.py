@@ -121,6 +121,7 @@ class Parts:
 
     def _arrange(self) -> None:
         self.components |= {module: self._component(module) for module in self.model.sources}
+        self.tae = self._tiny()
         if not (self.config.type or self.config.tensor_type_rules):  # who asks for a type asks for its size
             specs = self.model.family.modules(self.model.architecture)
             undecided = [module for module in self.components if specs[module].keep_packed is None]
@@ -144,6 +145,14 @@ class Parts:
             keep_packed=spec.keep_packed is not False,
             others=spread_of(module, self.manager)[1:],
         )
+
+    def _tiny(self) -> Component | None:
+        if self.model.tiny is None:
+            return None
+        decoder, source = self.model.tiny
+        runtime, params = self.manager.runtime(Module.VAE), self.manager.params(Module.VAE)
+        dtype = runtime.wide_dtype(self.config.compute_type)
+        return Component("taesd", decoder.build, source, runtime=runtime, params=params, dtype=dtype)
 
     def _usual_activations(self, module: Module) -> int:
         """Bytes that a module takes besides its weights for a picture of the family's own size."""

@@ -25,7 +25,7 @@ from darkroom.nets.vae.kl import AutoencoderKL, KLConfig
 from darkroom.weights.index import Metadata, TensorIndex
 from darkroom.weights.spellings import TE, UNET, VAE
 
-LATENT = LatentFormat(channels=4, downscale=8, scale=0.18215, rgb=SD1_RGB)
+LATENT = LatentFormat(channels=4, downscale=8, scale=0.18215, rgb=SD1_RGB, tiny="taesd")
 
 # Input channels: latents, and for inpainting models the mask and the latents of what it leaves.
 TEXT_TO_IMAGE, INPAINTING = 4, 9

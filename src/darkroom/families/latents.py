@@ -17,15 +17,16 @@ from darkroom.weights.index import TensorIndex
 class LatentFormat:
     """How pictures and latents relate: latent = (z - shift) * scale, `downscale` pixels to a latent pixel.
 
-    scale, shift: one number, or one for each channel. rgb: about the colours of a latent. sampled: whether a
-    picture's latent is drawn from the encoder's distribution, as stable-diffusion.cpp draws it; if not, it is
-    the mean.
+    scale, shift: one number, or one for each channel. rgb: about the colours of a latent. tiny: the tiny
+    autoencoder that is made for it, by name. sampled: whether a picture's latent is drawn from the encoder's
+    distribution, as stable-diffusion.cpp draws it; if not, it is the mean.
     """
 
     channels: int
     downscale: int
     scale: float | tuple[float, ...]
     rgb: ChannelMix
+    tiny: str
     shift: float | tuple[float, ...] = 0.0
     sampled: bool = True
 
@@ -38,7 +39,7 @@ class LatentFormat:
         return latent / _column(self.scale, latent) + _column(self.shift, latent)
 
 
-FLUX_LATENT = LatentFormat(channels=16, downscale=8, scale=0.3611, rgb=FLUX_RGB, shift=0.1159)
+FLUX_LATENT = LatentFormat(channels=16, downscale=8, scale=0.3611, rgb=FLUX_RGB, tiny="taef1", shift=0.1159)
 """Of Flux.1's autoencoder, which Chroma and Z-Image have as well."""
 
 

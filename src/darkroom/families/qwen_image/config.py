@@ -32,6 +32,7 @@ LATENT = LatentFormat(
     downscale=8,
     scale=tuple(1 / deviation for deviation in _DEVIATION),
     rgb=WAN_RGB,
+    tiny="taew2_1",
     shift=_MEAN,
     sampled=False,
 )

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 TITLE = "Stable Diffusion 3"
 
-LATENT = LatentFormat(channels=16, downscale=8, scale=1.5305, rgb=SD3_RGB, shift=0.0609)
+LATENT = LatentFormat(channels=16, downscale=8, scale=1.5305, rgb=SD3_RGB, tiny="taesd3", shift=0.0609)
 
 LANDMARKS = (f"{NET}joint_blocks.0.context_block.attn.qkv.weight", f"{NET}pos_embed")
 

@@ -19,7 +19,7 @@ from darkroom.weights.spellings import UNET
 
 TITLE = "SDXL"
 
-LATENT = LatentFormat(channels=4, downscale=8, scale=0.13025, rgb=SDXL_RGB)
+LATENT = LatentFormat(channels=4, downscale=8, scale=0.13025, rgb=SDXL_RGB, tiny="taesdxl")
 
 SIZE_WIDTH = 256
 """Channels that each of the six numbers about the picture's size takes in the UNet's vector."""
