@@ -49,8 +49,8 @@ def as_api_error(error: Exception) -> ApiError:
 
 def answer(path: str, error: ApiError) -> JSONResponse:
     """The error as the API at `path` tells it."""
-    headers = {"x-should-retry": "true" if error.status in (408, 429, 503) else "false"} | error.headers
-    return JSONResponse(content(path, error), error.status, headers)
+    should_retry = "true" if "Retry-After" in error.headers else "false"  # or clients ask twice more in vain
+    return JSONResponse(content(path, error), error.status, {"x-should-retry": should_retry} | error.headers)
 
 
 def content(path: str, error: ApiError) -> dict[str, Any]:
