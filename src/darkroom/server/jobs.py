@@ -8,12 +8,16 @@ import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from darkroom.api.errors import Cancelled
 from darkroom.api.jobs import JobEvent, JobFault, JobPreview, JobResult, JobState, JobStatus
 from darkroom.api.request import GenerationRequest
 from darkroom.api.result import GenerationResult, Phase, Preview, Progress
 from darkroom.server.errors import code_of
+
+if TYPE_CHECKING:  # torch
+    from darkroom.engine.plan import Plan
 
 EVENTS_KEPT = 2000
 """Events of one job that a client which comes late can still read; the oldest steps leave first."""
@@ -39,15 +43,25 @@ class Outline:
 class Job:
     """A request on its way. api: which of the HTTP APIs it came through: openai, a1111 or sdcpp.
 
-    Made and changed in the event loop's thread only; the worker reads `is_cancelled` and no more.
+    plan: the engine's, until the job is over; the request has its pictures as long.
+    Made and changed in the event loop's thread only; the worker asks `is_cancelled` and `take_skip`.
     """
 
     def __init__(
-        self, id: str, request: GenerationRequest, outline: Outline, *, api: str, previews: bool = False
+        self,
+        id: str,
+        request: GenerationRequest,
+        outline: Outline,
+        plan: Plan,
+        *,
+        api: str,
+        previews: bool = False,
     ) -> None:
         self.id = id
         self.request = request
         self.outline = outline
+        self.starts_from_picture = request.init_image is not None
+        self.plan: Plan | None = plan
         self.api = api
         self.previews = previews
         self.status = JobStatus.QUEUED
@@ -218,6 +232,10 @@ class Job:
     def _finish(self, status: JobStatus, type: str) -> None:
         self.status, self.completed, self.position = status, time.time(), 0
         self.eta, self.preview = None, None
+        self.plan = None  # it holds pictures
+        self.request = self.request.model_copy(
+            update={"init_image": None, "mask_image": None, "ref_images": ()}
+        )
         self._publish(type)
 
     def _publish(self, type: str, more: dict[str, object] | None = None) -> None:

@@ -17,6 +17,7 @@ from darkroom.server.jobs import Outline
 
 if TYPE_CHECKING:  # torch
     from darkroom.engine.engine import Engine
+    from darkroom.engine.plan import Plan
 
 MIN_SIDE, MAX_SIDE = 64, 4096
 """Pixels on a side that a request may ask for; a model can have a smaller end of its own."""
@@ -99,16 +100,18 @@ class LoadedModel:
             embeddings=tuple(engine.embeddings),
         )
 
-    def outline(self, request: GenerationRequest) -> Outline:
-        """What will be drawn. Raises RequestError for what cannot be."""
+    def outline(self, request: GenerationRequest) -> tuple[Outline, Plan]:
+        """What will be drawn, and the engine's plan of it. Raises RequestError for what cannot be."""
         from darkroom.families.base import Frame  # torch
 
+        _check_limits(request.width, request.height, request.batch_count)
         plan = self._engine.plan(request)
+        _check_limits(plan.width, plan.height)
         assert plan.schedule is not None, "an engine planned it"
         picture = self._tokens(plan.width, plan.height)
         family, frame = self._engine.model.family, Frame(plan.width, plan.height)
         references = (family.reference_size(*image.size, frame) for image in plan.encoded_references)
-        return Outline(
+        outline = Outline(
             plan.width,
             plan.height,
             len(plan.schedule.sigmas) - 1,
@@ -117,6 +120,7 @@ class LoadedModel:
             input_tokens=sum(self._tokens(*size) for size in references)
             + (picture if plan.init_image is not None else 0),
         )
+        return outline, plan
 
     def _tokens(self, width: int, height: int) -> int:
         """What the network takes a picture of this size for: patches of its latent."""

@@ -1,4 +1,4 @@
-"""From pydantic's complaints to errors that a client can act on."""
+"""What makes a request sound, and what is said of one that is not."""
 
 from __future__ import annotations
 
@@ -25,3 +25,22 @@ def refusal(error: ValidationError, names: Mapping[str, str]) -> InvalidField:
     if len(given) > 60:
         given = f"{given[:60]}..."
     return InvalidField(f"{name}: {given} is not possible; expected {right}", param=name)
+
+
+def encodable(request: GenerationRequest) -> GenerationRequest:
+    """The request with question marks for lone surrogates, which JSON can bring in and no answer can tell."""
+    texts = {name: value for name, value in request if isinstance(value, str)}
+    changes = {
+        name: text.encode("utf-8", "replace").decode("utf-8")
+        for name, text in texts.items()
+        if not _is_sound(text)
+    }
+    return request.model_copy(update=changes) if changes else request
+
+
+def _is_sound(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

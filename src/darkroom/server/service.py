@@ -29,7 +29,7 @@ from darkroom.server.jobs import Job
 from darkroom.server.model import ModelInfo, name_of
 from darkroom.server.options import ServerOptions
 from darkroom.server.painter import Encode, Painter
-from darkroom.server.requests import refusal
+from darkroom.server.requests import encodable, refusal
 from darkroom.server.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -128,10 +128,11 @@ class Service:
         self._require_ready()
         self._book.require_room()
         model = await self._holder.loaded()
-        outline = await asyncio.to_thread(model.outline, request)
+        request = encodable(request)
+        outline, plan = await asyncio.to_thread(model.outline, request)
         request = request.model_copy(update={"seed": outline.seeds[0]})
         self._require_ready()
-        job = Job(self._book.new_id(), request, outline, api=api, previews=previews)
+        job = Job(self._book.new_id(), request, outline, plan, api=api, previews=previews)
         self._book.add(job)
         if encode is not None:
             self._painter.expect(job, encode)

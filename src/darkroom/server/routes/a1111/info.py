@@ -40,7 +40,7 @@ def make_info(
         sd_model_name=model.stem,
         sd_model_hash=settings.short_hash,
         sd_vae_name=model.vae.name if model.vae else None,
-        denoising_strength=request.strength if request.init_image is not None else None,
+        denoising_strength=request.strength if job.starts_from_picture else None,
         extra_generation_params={"Schedule type": schedule},
         infotexts=list(result.infotexts),
         job_timestamp=timestamp(job.started or time.time()),
