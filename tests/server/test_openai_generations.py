@@ -124,7 +124,14 @@ def test_headers(server: RunningServer) -> None:
     images.generate(prompt=PROMPT, size="64x64", extra_body={"steps": 1, "foo": 1, "bä\r": 2})
     assert int(recorder.headers["openai-processing-ms"]) > 0
     assert recorder.headers["x-ignored-params"] == "foo, b??"
-    assert recorder.headers["x-request-id"]
+    assert recorder.headers["x-request-id"].startswith("req_")
+
+
+def test_request_ids(server: RunningServer) -> None:
+    for given, is_kept in (("abc-1", True), ("a b", False), ("x" * 200, False), ("", False)):
+        answer = server.http.get("/v1/models/other", headers={"x-request-id": given})
+        assert answer.status_code == 404
+        assert (answer.headers["x-request-id"] == given) is is_kept
 
 
 def test_open_webui_sends_empty_strings(server: RunningServer) -> None:

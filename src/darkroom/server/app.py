@@ -13,6 +13,7 @@ from darkroom.api.errors import DarkroomError
 from darkroom.api.version import __version__
 from darkroom.server.answers import answer_error
 from darkroom.server.body_limit import BodyLimit
+from darkroom.server.request_ids import RequestIds
 from darkroom.server.routes import a1111, health, native, openai
 from darkroom.server.security import Door
 from darkroom.server.service import Service
@@ -36,4 +37,5 @@ def create_app(service: Service) -> FastAPI:
         app.add_exception_handler(kind, answer_error)
     app.add_middleware(BodyLimit, max_bytes=service.options.max_body * 2**20)
     app.add_middleware(Door, options=service.options)
+    app.add_middleware(RequestIds)
     return app
