@@ -26,12 +26,13 @@ def make_starts(parts: Parts, drawings: Sequence[Drawing]) -> None:
         plan = drawing.plan
         with ending([drawing]):
             if plan.init_image is None and not plan.encoded_references:
-                drawing.start = empty_start(plan, family, inpaints).map(take)
+                start = empty_start(plan, family, inpaints).map(take)
             else:
-                drawing.start = _encoded(parts, drawing, inpaints).map(take)
+                start = _encoded(parts, drawing, inpaints).map(take)
             assert drawing.cond is not None, "prompts come first"
-            drawing.cond = _framed(parts, drawing, drawing.cond, drawing.start)
-            drawing.uncond = drawing.uncond and _framed(parts, drawing, drawing.uncond, drawing.start)
+            drawing.cond = _framed(parts, drawing, drawing.cond, start)
+            drawing.uncond = drawing.uncond and _framed(parts, drawing, drawing.uncond, start)
+            drawing.start = start
 
 
 def _encoded(parts: Parts, drawing: Drawing, inpaints: bool) -> Start:
@@ -63,7 +64,7 @@ def _framed(parts: Parts, drawing: Drawing, cond: Conditioning, start: Start) ->
 
 def decode_latents(parts: Parts, drawings: Sequence[Drawing]) -> None:
     """Fills in the pictures of all latents, with the tiny autoencoder where it is to decode."""
-    drawings = [drawing for drawing in going_on(drawings) if drawing.latents]
+    drawings = [drawing for drawing in going_on(drawings) if drawing.latents.keys() - drawing.images]
     if not drawings:
         return
     component = parts.decoder
@@ -71,7 +72,8 @@ def decode_latents(parts: Parts, drawings: Sequence[Drawing]) -> None:
     with ending(drawings), component.resident(on_bytes) as vae:
         for drawing in drawings:
             with ending([drawing]):
-                for image, latent in drawing.latents.items():
+                for image in sorted(drawing.latents.keys() - drawing.images):
+                    latent = drawing.latents[image]
                     with drawing.report.phase(Phase.DECODE, 1, image + 1) as advance:
                         if component is parts.tae:
                             pixels = parts.decoded_quickly(latent)

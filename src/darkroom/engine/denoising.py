@@ -58,7 +58,7 @@ class Denoising:
         return predict
 
     def _draw(self, group: Sequence[Drawing], predict: PredictBatch[Conditioning]) -> None:
-        rows = [(drawing, image) for drawing in group for image in range(len(drawing.plan.seeds))]
+        rows = [(drawing, image) for drawing in group for image in drawing.undone]
         most = most_together(self._parts, group[0]) if len(rows) > 1 else 1
         for size in evenly(len(rows), most):
             batch, rows = rows[:size], rows[size:]

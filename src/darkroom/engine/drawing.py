@@ -11,6 +11,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from darkroom.api.errors import DarkroomError
+from darkroom.api.names import Module
 from darkroom.api.request import GenerationRequest
 from darkroom.api.result import Hooks
 from darkroom.engine.pipeline import Start
@@ -24,7 +25,7 @@ from darkroom.families.base import Conditioning
 class Drawing:
     """One request. Stages fill in what they find out.
 
-    latents, images: by the number of the picture in the request, from 0; those that were skipped are missing.
+    latents, images: by the number of the picture in the request, from 0. skipped: pictures nobody wants.
     error: why it ended before it was done.
     """
 
@@ -36,6 +37,7 @@ class Drawing:
     start: Start | None = None
     latents: dict[int, Tensor] = field(default_factory=dict)
     images: dict[int, Image] = field(default_factory=dict)
+    skipped: set[int] = field(default_factory=set)
     error: DarkroomError | None = None
 
     def __post_init__(self) -> None:
@@ -47,6 +49,23 @@ class Drawing:
         """The noise levels."""
         assert self.plan.schedule is not None, "an engine planned it"
         return self.plan.schedule
+
+    @property
+    def undone(self) -> list[int]:
+        """The pictures that are still to be drawn."""
+        done = self.latents.keys() | self.skipped
+        return [image for image in range(len(self.plan.seeds)) if image not in done]
+
+    @property
+    def unfinished(self) -> Module:
+        """The module whose work comes next."""
+        if self.cond is None:
+            return Module.TE
+        return Module.DIFFUSION if self.start is not None and self.undone else Module.VAE
+
+    def resume(self) -> None:
+        """Forgets what ended it: it may go on from where it was."""
+        self.error = None
 
 
 Row = tuple[Drawing, int]

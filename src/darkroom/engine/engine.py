@@ -12,7 +12,7 @@ from typing import Self
 import torch
 
 from darkroom.api.config import EngineConfig
-from darkroom.api.errors import DarkroomError, RequestError
+from darkroom.api.errors import DarkroomError, OutOfMemoryError, RequestError
 from darkroom.api.names import Module, PreviewMode
 from darkroom.api.request import GenerationRequest
 from darkroom.api.result import (
@@ -200,10 +200,20 @@ class Engine:
 
     def _draw(self, drawings: list[Drawing]) -> None:
         with torch.inference_mode():
-            self._prompts.encode(drawings)
-            make_starts(self.parts, going_on(drawings))
-            self._denoising.run(going_on(drawings))
-            decode_latents(self.parts, drawings)
+            self._run_stages(drawings)
+            while short := [one for one in drawings if isinstance(one.error, OutOfMemoryError)]:
+                if not self.parts.step_down(short[0]):
+                    break
+                for drawing in short:
+                    drawing.resume()
+                self._run_stages(short)
+
+    def _run_stages(self, drawings: list[Drawing]) -> None:
+        """Each does what a drawing that comes here for the second time still lacks."""
+        self._prompts.encode([drawing for drawing in drawings if drawing.cond is None])
+        make_starts(self.parts, [drawing for drawing in going_on(drawings) if drawing.start is None])
+        self._denoising.run([drawing for drawing in going_on(drawings) if drawing.undone])
+        decode_latents(self.parts, drawings)
 
     def _result(self, drawing: Drawing) -> GenerationResult:
         drawn = sorted(drawing.images)

@@ -75,4 +75,5 @@ class Member:
     def _leave_if(self, is_skipped: bool) -> None:
         if is_skipped or self._drawing.error:
             self._leaving += self.rows.values()
+            self._drawing.skipped.update(self.rows if is_skipped else ())
             self.rows = {}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from darkroom.api.config import EngineConfig
 from darkroom.api.names import Module
+from darkroom.engine.drawing import Drawing
 from darkroom.engine.model import Model
 from darkroom.engine.report import Advance
 from darkroom.engine.tiling import FittedVAE, Tiling, activation_bytes
@@ -21,8 +22,9 @@ from darkroom.runtime.budget import (
     estimate_activation_bytes,
 )
 from darkroom.runtime.component import Component, OnBytes
+from darkroom.runtime.ladder import step_down
 from darkroom.runtime.packing import unpack_what_fits
-from darkroom.runtime.residency import apply_limits, room_for_work
+from darkroom.runtime.residency import SPARE, apply_limits, room_for_work
 from darkroom.runtime.split import apply_splits, spread_of
 
 
@@ -82,6 +84,12 @@ class Parts:
         """What makes pictures of latents."""
         is_preview_only = self.tae is None or self.config.taesd_preview_only
         return self.components[Module.VAE] if is_preview_only or self.tae is None else self.tae
+
+    def step_down(self, drawing: Drawing) -> bool:
+        """Makes room on the device where a drawing ran out of memory; False if nothing is left to do."""
+        failed, plan = drawing.unfinished, drawing.plan
+        work = ENCODER_BYTES if failed is Module.TE else self.diffusion_bytes(plan.width, plan.height, 2)
+        return step_down(failed, self.components, self.manager, int(SPARE * work))
 
     def decoded_quickly(self, latent: Tensor) -> Tensor:
         """The pixels (b, 3, H, W) that the tiny autoencoder makes of latents (b, c, h, w), in [-1, 1]."""

@@ -137,6 +137,11 @@ class Component:
         self._streaming = Streaming(tuple(blocks), home) if blocks else None
 
     @property
+    def streamed_blocks(self) -> int:
+        """How many blocks come one by one."""
+        return len(self._streaming.blocks) if self._streaming else 0
+
+    @property
     def is_split(self) -> bool:
         """Whether it runs on several devices."""
         return bool(self._shares)
@@ -192,10 +197,14 @@ class Component:
             if not self._visitors:
                 self._leave()
 
-    def close(self) -> None:
-        """Drops the weights and the hold on their file; a second call does nothing."""
+    def forget(self) -> None:
+        """Drops the weights wherever they are; the next use reads them again."""
         self._retire()
         self._drop()
+
+    def close(self) -> None:
+        """Drops the weights and the hold on their file; a second call does nothing."""
+        self.forget()
         self._source = None
 
     def _network(self) -> nn.Module:

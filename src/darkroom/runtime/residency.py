@@ -47,7 +47,7 @@ def apply_limits(components: Components, manager: BackendManager, activations: A
     if limits.gpu_layers >= 0:
         _, blocks = diffusion.weigh()
         moving = evenly(len(blocks), limits.gpu_layers)
-        _stream(Module.DIFFUSION, diffusion, moving, manager)
+        stream_blocks(Module.DIFFUSION, diffusion, moving, manager)
     elif limits.stream_layers and not diffusion.is_streamed:
         if diffusion.params is diffusion.runtime:
             logger.warning(
@@ -55,7 +55,7 @@ def apply_limits(components: Components, manager: BackendManager, activations: A
             )
         elif not limits.gibibytes(diffusion.runtime.name, _is_processor(diffusion.runtime)):
             _, blocks = diffusion.weigh()
-            _stream(Module.DIFFUSION, diffusion, evenly(len(blocks), 0), manager)
+            stream_blocks(Module.DIFFUSION, diffusion, evenly(len(blocks), 0), manager)
 
 
 def room_for_work(backend: Backend, manager: BackendManager, held: int) -> int:
@@ -63,6 +63,37 @@ def room_for_work(backend: Backend, manager: BackendManager, held: int) -> int:
     asked = manager.placement.limits.gibibytes(backend.name, _is_processor(backend))
     free = backend.memory().free
     return min(free, int(asked * GIBIBYTE) - held) if asked > 0 else free + int(asked * GIBIBYTE)
+
+
+def stream_blocks(
+    module: Module, component: Component, moving: Iterable[int], manager: BackendManager
+) -> None:
+    """Lets the blocks of these numbers come and go."""
+    total, blocks = component.weigh()
+    streamed = [blocks[number] for number in moving]
+    home = component.params
+    if home is component.runtime:
+        home = home_of(module, component, manager)
+    component.stream(streamed, home)
+    if not streamed:
+        return
+    away = sum(block.nbytes for block in streamed)
+    logger.info(
+        "%s: %d of %d blocks stay on %s; %d (%s of %s) are brought from %s when they run",
+        module,
+        len(blocks) - len(streamed),
+        len(blocks),
+        component.runtime.name,
+        len(streamed),
+        format_bytes(away),
+        format_bytes(total),
+        "disk" if home is None else home.name,
+    )
+
+
+def home_of(module: Module, component: Component, manager: BackendManager) -> Backend | None:
+    """Where weights live that may not be where they are used: in main memory, or if that is it, on disk."""
+    return None if _is_processor(component.runtime) else manager.host(module)
 
 
 def _budget(backend: Backend, gibibytes: float) -> int:
@@ -89,7 +120,7 @@ def _keep_within(budget: int, here: Components, manager: BackendManager, activat
     together = sum(weights[module] for module in staying)
     if len(staying) > 1 and together + max(work.values()) > budget:
         for module in staying:
-            here[module].params = _home(module, here[module], manager)
+            here[module].params = home_of(module, here[module], manager)
         logger.info(
             "%s: %s together take %s, more than %s: each is there only while it runs",
             here[staying[0]].runtime.name,
@@ -117,36 +148,7 @@ def _keep_within(budget: int, here: Components, manager: BackendManager, activat
                 component.runtime.name,
                 format_bytes(budget),
             )
-        _stream(module, component, moving, manager)
-
-
-def _stream(module: Module, component: Component, moving: Iterable[int], manager: BackendManager) -> None:
-    """Lets the blocks of these numbers come and go."""
-    total, blocks = component.weigh()
-    streamed = [blocks[number] for number in moving]
-    home = component.params
-    if home is component.runtime:
-        home = _home(module, component, manager)
-    component.stream(streamed, home)
-    if not streamed:
-        return
-    away = sum(block.nbytes for block in streamed)
-    logger.info(
-        "%s: %d of %d blocks stay on %s; %d (%s of %s) are brought from %s when they run",
-        module,
-        len(blocks) - len(streamed),
-        len(blocks),
-        component.runtime.name,
-        len(streamed),
-        format_bytes(away),
-        format_bytes(total),
-        "disk" if home is None else home.name,
-    )
-
-
-def _home(module: Module, component: Component, manager: BackendManager) -> Backend | None:
-    """Where weights live that may not be where they are used: in main memory, or if that is it, on disk."""
-    return None if _is_processor(component.runtime) else manager.host(module)
+        stream_blocks(module, component, moving, manager)
 
 
 def _is_processor(backend: Backend) -> bool:

@@ -1,0 +1,110 @@
+"""Pictures on a device that runs out of memory: less stays on it, and the same request is finished."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tests.conftest import FakeProvider, Processor, fake
+from torch import Tensor, nn
+
+from darkroom import Engine, EngineConfig, GenerationRequest
+from darkroom.api.errors import OutOfMemoryError
+from darkroom.api.names import ComputeType, Module
+from darkroom.runtime.devices import Devices
+
+REQUEST = GenerationRequest(prompt="a cat", width=64, height=64, steps=2)
+CONFIG = EngineConfig(backend="vulkan0", threads=1, compute_type=ComputeType.F32)
+
+
+@pytest.fixture(scope="module")
+def expected(checkpoint: Path) -> list[bytes]:
+    with Engine.load(CONFIG.model_copy(update={"model": checkpoint, "backend": "cpu"})) as engine:
+        return [image.tobytes() for image in engine.generate(REQUEST).images]
+
+
+@pytest.fixture
+def engine(checkpoint: Path) -> Iterator[Engine]:
+    devices = Devices([Processor(), FakeProvider(fake("vulkan0"))])
+    with Engine.load(CONFIG.model_copy(update={"model": checkpoint}), devices=devices) as engine:
+        yield engine
+
+
+def run_out(engine: Engine, module: Module, times: int, when: Callable[[], bool] = lambda: True) -> None:
+    """A module's network, wherever it is, asks for more memory than there is so many times."""
+    component, left = engine.components[module], times
+    build = component._build
+
+    def refuse(net: nn.Module, args: tuple[Tensor, ...]) -> None:
+        nonlocal left
+        if left and when():
+            left -= 1
+            raise torch.OutOfMemoryError("out of memory. Tried to allocate 20.00 GiB")
+
+    def refusing() -> nn.Module:
+        net = build()
+        net.register_forward_pre_hook(refuse)
+        return net
+
+    component._build, component._net = refusing, None
+
+
+def drawn(engine: Engine) -> list[bytes]:
+    return [image.tobytes() for image in engine.generate(REQUEST).images]
+
+
+@pytest.mark.parametrize(
+    ("times", "said", "streamed"),
+    [
+        (1, "with te and vae there only while needed", False),
+        (2, "blocks brought one by one", True),
+        (3, "blocks brought one by one", True),
+    ],
+)
+def test_diffusion_finishes_on_a_lower_rung(
+    engine: Engine,
+    expected: list[bytes],
+    caplog: pytest.LogCaptureFixture,
+    times: int,
+    said: str,
+    streamed: bool,
+) -> None:
+    run_out(engine, Module.DIFFUSION, times)
+    with caplog.at_level(logging.WARNING):
+        assert drawn(engine) == expected
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == times
+    assert all("diffusion: out of memory on vulkan0; once more" in warning for warning in warnings)
+    assert said in warnings[-1]
+    assert engine.components[Module.DIFFUSION].is_streamed == streamed
+    assert engine.components[Module.TE].params is not engine.components[Module.TE].runtime
+
+
+def test_the_rung_is_kept(engine: Engine, expected: list[bytes], caplog: pytest.LogCaptureFixture) -> None:
+    run_out(engine, Module.DIFFUSION, 3)
+    drawn(engine)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        assert drawn(engine) == expected
+    assert not caplog.records
+
+
+def test_text_encoder_that_runs_out_makes_the_others_leave(engine: Engine, expected: list[bytes]) -> None:
+    run_out(engine, Module.TE, 1)
+    assert drawn(engine) == expected
+    diffusion = engine.components[Module.DIFFUSION]
+    assert diffusion.params is not diffusion.runtime
+
+
+def test_when_nothing_is_left_to_do_the_request_fails_and_the_engine_lives(
+    engine: Engine, expected: list[bytes]
+) -> None:
+    is_short = True
+    run_out(engine, Module.DIFFUSION, 99, lambda: is_short)
+    with pytest.raises(OutOfMemoryError, match="vulkan0: out of memory while running diffusion"):
+        engine.generate(REQUEST)
+    is_short = False
+    assert drawn(engine) == expected
