@@ -65,10 +65,12 @@ def diagnose(status: int, tail: Sequence[str]) -> FailureKind:
 
 
 def explain(kind: FailureKind, tail: Sequence[str], status: int | None = None) -> str:
-    """One line for people: the kind and the last line that says something."""
+    """One line for people: the kind and the line that shows it, else the last one that tells of an error."""
     lines = [line for line in tail if line.strip()]
-    error = next((line for line in reversed(lines) if re.search("error|failed", line, re.IGNORECASE)), "")
-    last = (error or (lines[-1] if lines else "")).strip()[:300]
+    signs = [sign for other, sign in _SIGNS if other is kind] + ["error|failed", ""]
+    last = next(
+        (line for sign in signs for line in reversed(lines) if re.search(sign, line, re.IGNORECASE)), ""
+    ).strip()[:300]
     ended = "" if status is None else f" ({_ended(status)})"
     return f"{_TITLES[kind]}{ended}" + (f": {last}" if last else "")
 

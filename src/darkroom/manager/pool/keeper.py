@@ -53,6 +53,8 @@ class Keeper:
             self._timer.cancel()
         self._roster.run_file.close()
         self._roster.news.end()
+        while not self._roster.inbox.empty():
+            self._take(self._roster.inbox.get_nowait())
         for done in (self._closing, *self._also_done):
             if not done.done():
                 done.set_result(None)

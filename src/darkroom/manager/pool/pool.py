@@ -166,7 +166,7 @@ class Pool:
         finally:
             answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
             roster.inbox.put_nowait(m.Release(model, sidecar, is_short, answer))
-            if is_short:
+            if self._is_running:
                 outcome.another_try_helps = await answer
 
     async def load(self, model: str, keep_alive: float | None = None) -> ModelStatus:
@@ -223,7 +223,7 @@ class Pool:
 
         drain None: as it is set. A second call with 0 does not wait any longer.
         """
-        if self._roster is None or self._task is None or self._task.done():
+        if self._roster is None or not self._is_running:
             return
         for task in self._loads:
             task.cancel()
@@ -234,9 +234,13 @@ class Pool:
 
     @property
     def _running(self) -> Roster:
-        if self._roster is None or self._task is None or self._task.done():
+        if self._roster is None or not self._is_running:
             raise ShuttingDown("pool: it is not running")
         return self._roster
+
+    @property
+    def _is_running(self) -> bool:
+        return self._task is not None and not self._task.done()
 
     def _future(self) -> asyncio.Future[None]:
         return asyncio.get_running_loop().create_future()
