@@ -82,9 +82,12 @@ class Download:
         if self.state is State.COMPLETED:
             return
         await self._stop(State.CANCELLED)
-        if self.path is None:
-            self.error = Cancelled(f"download of {self.wanted.name}: cancelled")
+        if self.path is None and self.state is not State.CANCELLED:
+            self.error = self._cancelled()
             self.show(State.CANCELLED)
+
+    def _cancelled(self) -> Cancelled:
+        return Cancelled(f"download of {self.wanted.name}: cancelled")
 
     async def interrupt(self) -> None:
         """The store closes; another run will go on."""
@@ -102,6 +105,8 @@ class Download:
             self.path = await self._work(self)
             self.show(State.COMPLETED)
         except asyncio.CancelledError:
+            if self._why_stopped is State.CANCELLED:
+                self.error = self._cancelled()
             self.show(self._why_stopped)
         except StoreFull as error:
             self.error = error

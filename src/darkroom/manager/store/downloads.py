@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sqlite3
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -14,6 +16,10 @@ from darkroom.manager.store.locks import FileLock
 from darkroom.manager.store.partial import Partial
 from darkroom.manager.store.progress import Progress, State
 from darkroom.manager.store.wanted import Wanted
+
+_log = logging.getLogger(__name__)
+
+_OVER = (State.COMPLETED, State.CANCELLED)
 
 
 class Downloads:
@@ -41,20 +47,20 @@ class Downloads:
 
     def _note(self, download: Download) -> None:
         """Keeps in the ledger what the next process has to know."""
-        if download.state in (State.COMPLETED, State.CANCELLED):
-            self._ledger.drop_download(download.wanted.key)
-        else:
-            error = str(download.error or "")
-            self._ledger.set_download(download.wanted, download.state, download.progress.total, error)
+        try:
+            if download.state in _OVER:
+                self._ledger.drop_download(download.wanted.key)
+            else:
+                error = str(download.error or "")
+                self._ledger.set_download(download.wanted, download.state, download.progress.total, error)
+        except sqlite3.OperationalError as error:  # the disk is full, which must not keep it from pausing
+            _log.warning("store's ledger: %s", error)
 
     def start(self, wanted: Wanted) -> Download:
         """The download of a file that is under way, one that stopped and goes on, or a new one."""
         download = self._by_key.get(wanted.key)
-        if download is None or download.wanted != wanted or download.state in _OVER:
-            if download is not None and download.state.is_active:
-                return download
-            total = wanted.size if download is None else download.progress.total
-            download = Download(wanted, self._obtain, self._note, Progress(State.QUEUED, 0, total))
+        if download is None or (download.is_over and download.wanted != wanted) or download.state in _OVER:
+            download = Download(wanted, self._obtain, self._note, Progress(State.QUEUED, 0, wanted.size))
             self._by_key[wanted.key] = download
         download.start()
         return download
@@ -92,6 +98,3 @@ class Downloads:
         """Stops all, so that the next process can go on with them."""
         for download in self._by_key.values():
             await download.interrupt()
-
-
-_OVER = (State.COMPLETED, State.CANCELLED)

@@ -6,7 +6,7 @@ import asyncio
 import errno
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -127,6 +127,8 @@ class Network:
                 )
                 await finished(partial.restart)
             _check_content(wanted, partial)
+            offer = replace(offer, etag=offer.etag or partial.notes.get("etag", ""))
+            partial.finish()
             return Received(partial.sha256, partial.file, offer, is_new=True)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):

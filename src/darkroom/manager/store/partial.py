@@ -103,6 +103,11 @@ class Partial:
                 self._handle.close()
                 self._handle = None
 
+    def finish(self) -> None:
+        """It is no part any more, but the whole."""
+        self.close()
+        self.notes_file.unlink(missing_ok=True)
+
     def discard(self) -> None:
         """Deletes it."""
         self.close()

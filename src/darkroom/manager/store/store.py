@@ -82,12 +82,15 @@ class Store:
         Returns: where it is, under a name with its suffix.
         Errors: GatedFile, FileNotOffered, FileRejected, StoreFull, Offline, DownloadFailed, Cancelled.
         """
-        download = self.start(file)
-        if on_progress is None:
-            return await download.wait()
+        wanted = file if isinstance(file, Wanted) else Wanted.of(file)
+        download = self._downloads.start(wanted)
         async for progress in download.events():
-            on_progress(progress)
-        return await download.wait()
+            if on_progress is not None:
+                on_progress(progress)
+        path = await download.wait()
+        if download.wanted == wanted:
+            return path
+        return self._blobs.link(path.resolve(), wanted.role, wanted.name, self.sum_of(path))
 
     def start(self, file: Wanted | Published) -> Download:
         """Like `fetch`, without waiting."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from urllib.parse import urljoin, urlsplit
@@ -26,12 +25,10 @@ from darkroom.manager.store.hub import refusal
 from darkroom.manager.store.offer import Offer, shown
 from darkroom.manager.store.partial import Partial
 from darkroom.manager.store.retry import RETRIED, TryAgain, wait_asked_for
-from darkroom.manager.store.threads import finished
+from darkroom.manager.store.sink import Sink
 from darkroom.manager.store.wanted import Wanted
 
 _REDIRECTS = 5
-_WRITE = 1024**2
-_WRITE_S = 0.25
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
@@ -55,9 +52,10 @@ async def receive(
     size = wanted.size if wanted.size is not None else offer.size
     if size is not None and partial.received > size:
         await asyncio.to_thread(partial.restart)
-    if size is not None and partial.received == size and partial.received:
+    if size is not None:
         on_bytes(size)
-        return
+        if partial.received == size:
+            return
     headers = {"Accept-Encoding": "identity"} | offer.headers
     if offer.unless and not partial.received:
         headers["If-None-Match"] = offer.unless
@@ -70,8 +68,11 @@ async def receive(
             total = await _start(response, offer, wanted, partial)
             if total is not None and size is not None and total != size:
                 raise _wrong_size(wanted, size, total)
-            on_bytes(total)
-            await _read(response, partial, lambda: on_bytes(total))
+            if total != size:
+                on_bytes(total)
+            async with Sink(partial, lambda: on_bytes(total)) as sink:
+                async for data in response.aiter_raw():
+                    await sink.put(data)
     except httpx2.TimeoutException as error:
         raise TryAgain(f"{urlsplit(offer.url).netloc} sent nothing for too long") from error
     except httpx2.TransportError as error:
@@ -96,7 +97,7 @@ async def _opened(
 ) -> AsyncIterator[httpx2.Response]:
     for _ in range(_REDIRECTS + 1):
         async with client.stream("GET", url, headers=headers, follow_redirects=False) as response:
-            if not response.is_redirect:
+            if not response.has_redirect_location:
                 yield response
                 return
             target = urljoin(url, response.headers["Location"])
@@ -173,20 +174,3 @@ def _refused(response: httpx2.Response, offer: Offer, wanted: Wanted) -> Excepti
     if status in (404, 410):
         return FileNotOffered(f"{wanted.name}: {shown(offer.url)} is not there ({status})")
     return DownloadFailed(f"{wanted.name}: {shown(offer.url)} answered {status}")
-
-
-async def _read(response: httpx2.Response, partial: Partial, on_piece: Callable[[], None]) -> None:
-    """Writes as it comes; what came before an error is kept, too."""
-    held = bytearray()
-    written = time.monotonic()
-    try:
-        async for data in response.aiter_raw():
-            held += data
-            if len(held) >= _WRITE or time.monotonic() - written > _WRITE_S:
-                piece, held, written = bytes(held), bytearray(), time.monotonic()
-                await finished(partial.write, piece)
-                on_piece()
-    finally:
-        if held:
-            partial.write(bytes(held))
-            on_piece()
