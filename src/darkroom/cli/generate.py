@@ -10,13 +10,14 @@ from PIL.Image import Image
 
 from darkroom.api.config import EngineConfig
 from darkroom.api.errors import CheckpointError, RequestError
+from darkroom.api.names import PreviewMode
 from darkroom.api.options import flags
 from darkroom.api.request import GenerationRequest
-from darkroom.api.result import GenerationResult, OnProgress, Progress
+from darkroom.api.result import GenerationResult, OnPreview, OnProgress, Preview, Progress
 from darkroom.cli.arguments import Arguments
 from darkroom.cli.console import Console
 from darkroom.cli.interrupt import Interrupt
-from darkroom.cli.output import check_writable, output_paths, write_atomically
+from darkroom.cli.output import check_writable, output_paths, preview_path, write_atomically
 from darkroom.cli.progress import progress_for
 from darkroom.core.image_files import ImageFormat, encode_image
 from darkroom.runtime.assignment import Assignments
@@ -29,17 +30,22 @@ def generate(arguments: Arguments, console: Console, interrupt: Interrupt) -> No
     request = arguments.request
     paths = output_paths(arguments.cli.output, request.batch_count, arguments.cli.output_begin_idx)
     check_writable(paths)
+    on_preview = preview_file(arguments)
     Assignments.of(arguments.config)
     check_files(arguments.config)
     request = _with_pictures(request)
     show = progress_for(console, phases_are_logged=arguments.cli.verbose)
-    result = _draw(arguments.config, request, show, interrupt)
+    result = _draw(arguments.config, request, show, interrupt, on_preview)
     interrupt.check()
     _save(result, paths, not arguments.picture.disable_image_metadata, console)
 
 
 def _draw(
-    config: EngineConfig, request: GenerationRequest, show: OnProgress, interrupt: Interrupt
+    config: EngineConfig,
+    request: GenerationRequest,
+    show: OnProgress,
+    interrupt: Interrupt,
+    on_preview: OnPreview | None,
 ) -> GenerationResult:
     start = time.perf_counter()
     from darkroom.engine.engine import Engine  # torch and all that is heavy
@@ -52,7 +58,27 @@ def _draw(
 
     interrupt.check()
     with Engine.load(config, on_progress=on_progress) as engine:
-        return engine.generate(request, on_progress=on_progress, is_cancelled=interrupt)
+        return engine.generate(request, on_progress, interrupt, on_preview)
+
+
+def preview_file(arguments: Arguments) -> OnPreview | None:
+    """Writes previews where they are to be, each in the place of the one before; None where none are wanted.
+
+    Raises RequestError where that cannot be. A preview that cannot be written later on ends no picture.
+    """
+    if arguments.request.preview is PreviewMode.NONE:
+        return None
+    path = preview_path(arguments.cli.preview_path)
+    check_writable([path], flag="--preview-path")
+    image_format = ImageFormat.of(path) or ImageFormat.PNG
+
+    def write(preview: Preview) -> None:
+        try:
+            write_atomically(path, encode_image(preview.image, image_format))
+        except RequestError as error:
+            logger.warning("%s", str(error).replace("--output", "--preview-path", 1))
+
+    return write
 
 
 def check_files(config: EngineConfig) -> None:

@@ -38,6 +38,12 @@ class CliOptions(BaseModel):
     )
     mode: Mode = opt(Mode.IMG_GEN, "run mode", "-M", "--mode", metavar="MODE", label="mode")
     output_begin_idx: int = opt(0, "number of the first image", "--output-begin-idx", metavar="N", ge=0)
+    preview_path: str = opt(
+        "preview.png",
+        "where previews are written, each in the place of the one before (default: preview.png)",
+        "--preview-path",
+        metavar="PATH",
+    )
     image: Path | None = opt(None, "picture to inspect in metadata mode", "--image", metavar="PATH")
     metadata_format: MetadataFormat = opt(
         MetadataFormat.TEXT,

@@ -38,23 +38,33 @@ def _numbered(pattern: str, number: int) -> str:
     return pattern.replace("%%", "%")
 
 
-def check_writable(paths: list[Path], what: str = "a picture") -> None:
+def preview_path(path: str) -> Path:
+    """The name of the file that shows the picture on its way; `.png` is added as for the picture's.
+
+    Raises RequestError for a name that can only be a folder.
+    """
+    if path.endswith(("/", os.sep)) or not path:
+        raise RequestError(f"--preview-path: '{path}' is a folder; expected the name of a picture")
+    return Path(path if ImageFormat.of(path) else f"{path}.png")
+
+
+def check_writable(paths: list[Path], what: str = "a picture", flag: str = "--output") -> None:
     """Finds out before any work whether the files can be written. Raises RequestError."""
     for path in paths:
         try:
             os.fsencode(path)
             path.exists()
         except OSError as error:
-            raise RequestError(f"--output: '{path}' cannot be written ({error.strerror})") from None
+            raise RequestError(f"{flag}: '{path}' cannot be written ({error.strerror})") from None
         except ValueError:
-            raise RequestError(f"--output: '{path}' is no name in this system's encoding") from None
+            raise RequestError(f"{flag}: '{path}' is no name in this system's encoding") from None
         if path.is_dir():
-            raise RequestError(f"--output: '{path}' is a folder; expected the name of {what}")
+            raise RequestError(f"{flag}: '{path}' is a folder; expected the name of {what}")
         folder = next(parent for parent in path.parents if parent.exists())
         if not folder.is_dir():
-            raise RequestError(f"--output: '{folder}' is not a folder; expected a folder for '{path.name}'")
+            raise RequestError(f"{flag}: '{folder}' is not a folder; expected a folder for '{path.name}'")
         if not os.access(path if path.exists() else folder, os.W_OK):
-            raise RequestError(f"--output: '{path}' cannot be written (permission denied)")
+            raise RequestError(f"{flag}: '{path}' cannot be written (permission denied)")
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -79,7 +79,9 @@ class PlainProgress:
 
 def _title(progress: Progress) -> str:
     if progress.images > 1 and progress.phase in (Phase.SAMPLE, Phase.DECODE):
-        return f"{progress.phase} {progress.image}/{progress.images}"
+        last = progress.image + progress.together - 1
+        which = str(last) if progress.together == 1 else f"{progress.image}-{last}"
+        return f"{progress.phase} {which}/{progress.images}"
     return str(progress.phase)
 
 
