@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from typing import Any
 
 from fastapi import APIRouter
@@ -158,10 +159,15 @@ def encode(result: GenerationResult, canvas: Canvas | None, options: Options, *,
 
 
 def echo(body: Generation) -> dict[str, Any]:
-    """The request as A1111 repeats it: without its pictures, unless they are asked for."""
+    """The request as A1111 repeats it: without its pictures, unless they are asked for.
+
+    What JSON can bring in and not tell is changed: lone surrogates to question marks, NaN to null.
+    """
     parameters = body.model_dump(exclude_unset=True)
     if isinstance(body, ImageToImage) and not body.include_init_images:
         parameters |= {"init_images": None, "mask": None}
     if "extra_images" in parameters:
         parameters["extra_images"] = None
-    return parameters
+    text = json.dumps(parameters, ensure_ascii=False).encode("utf-8", "replace").decode("utf-8")
+    sound: dict[str, Any] = json.loads(text, parse_constant=lambda constant: None)
+    return sound
