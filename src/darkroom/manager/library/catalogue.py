@@ -35,9 +35,9 @@ class KnownFile(_Row):
 
     role: what it is given to sd-server as. kind: what it is (`t5xxl`, `flux_vae`), or of a main file its
     family. name: what it is called on disk. repo, path, revision: where it is on the hub; url: where it is
-    if it is not there. size: bytes. sha256: None where it is not known, then nothing can be checked by it.
-    gated: whether the hub wants an account that has agreed to the licence. verified: whether size and sum
-    are known from published text; those of other rows may be rounded or absent.
+    if it is not there. size: exact bytes, about: nearly, for forecasts where size is None. sha256: None
+    where it is not known. gated: whether the hub wants an account that has agreed to the licence.
+    verified: whether size and sum were found in published text.
     """
 
     role: FileRole
@@ -49,6 +49,7 @@ class KnownFile(_Row):
     name: _Text = ""
     type: _Text | None = None
     size: int | None = Field(None, gt=0)
+    about: int | None = Field(None, gt=0)
     sha256: _Sha256 | None = None
     licence: _Text
     gated: bool = False
@@ -78,6 +79,11 @@ class KnownFile(_Row):
         if self.verified and (self.size is None or self.sha256 is None):
             raise ValueError("verified, but without size and sha256")
         return self
+
+    @property
+    def bytes(self) -> int | None:
+        """What it takes, exactly or nearly."""
+        return self.size or self.about
 
     @property
     def page(self) -> str:

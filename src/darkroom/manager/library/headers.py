@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from darkroom.manager.library import gguf_header, safetensors_header
+from darkroom.manager.library import gguf_header, safetensors_header, torch_header
 from darkroom.manager.library.limited import READ_LIMIT, HeaderError, LimitedFile
 from darkroom.manager.library.tensors import Header
 
@@ -25,6 +25,10 @@ def read_header(path: Path, limit: int = READ_LIMIT) -> Header:
             raise HeaderError("it is empty")
         if head.startswith(gguf_header.MAGIC):
             return gguf_header.read_gguf(file)
+        if head.startswith(torch_header.ZIP_MAGIC):
+            return torch_header.read_zip(file)
+        if torch_header.is_pickle(head):
+            return torch_header.read_legacy(file)
         if _is_text(head):
             raise HeaderError(_describe_text(head))
         if safetensors_header.is_safetensors(head):

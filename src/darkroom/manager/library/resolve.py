@@ -75,7 +75,7 @@ class Resolver:
             kind.title,
             need.required,
             ComponentState.MISSING,
-            size=known[0].size if known else None,
+            size=known[0].bytes if known else None,
             known=known,
             note=need.note,
         )
