@@ -26,6 +26,7 @@ from darkroom.manager.model_settings import ModelSettings, SettingsFolder
 from darkroom.manager.pool.engine import Engines
 from darkroom.manager.pool.pool import Pool
 from darkroom.manager.pool.spec import LaunchSpec, Patience
+from darkroom.manager.pool.state import ModelStatus
 from darkroom.manager.store.download import Download
 from darkroom.manager.store.options import StoreOptions
 from darkroom.manager.store.store import Store
@@ -56,6 +57,7 @@ class Manager:
         self._engines = Engines()
         self._scanned = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._loads: set[asyncio.Task[ModelStatus]] = set()
         self.stopping = False
 
     async def start(self) -> None:
@@ -152,10 +154,6 @@ class Manager:
             diffusion_bytes=network.nbytes or None,
         )
 
-    def settings_of(self, model: str) -> ModelSettings:
-        """What is set for the model."""
-        return self.settings.get(model)
-
     def change_settings(self, model: str, changes: Mapping[str, Any]) -> ModelSettings:
         """Saves changes; a loaded model takes them up at its next load. Errors: RequestError."""
         return self.settings.change(model, changes)
@@ -164,6 +162,14 @@ class Manager:
         """Whether the model's engine is ours, or speaks like it. Errors: LoadFailed when it cannot be run."""
         path = self.settings.get(model).engine or self.config.engine
         return (await self._engines.get(path)).is_darkroom
+
+    def begin_load(self, model: str, keep_alive: float | None = None) -> asyncio.Task[ModelStatus]:
+        """Loads the model, whether or not somebody waits for it."""
+        task = asyncio.create_task(self.pool.load(model, keep_alive))
+        self._loads.add(task)
+        task.add_done_callback(self._loads.discard)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # told in the pool's state
+        return task
 
     def keep_alive(self, value: object) -> float | None:
         """A request's `keep_alive`: `10m`, 0, -1. Errors: RequestError."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -94,6 +95,8 @@ class FromSidecar(Response):
         keep_alive: float | None = None,
         headers: dict[str, str] | None = None,
         cancel_on_disconnect: bool = True,
+        on_lease: Callable[[Lease], None] = lambda lease: None,
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
         self._sidecars = sidecars
         self._model = model
@@ -101,6 +104,8 @@ class FromSidecar(Response):
         self._keep_alive = keep_alive
         self._added = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
         self._cancels = cancel_on_disconnect
+        self._on_lease = on_lease
+        self._on_end = on_end
         self._started = False
         self._streams = False
 
@@ -108,6 +113,7 @@ class FromSidecar(Response):
         """Errors: as `Pool.run`, before anything is sent; afterwards a stream tells them itself."""
 
         async def work(lease: Lease) -> None:
+            self._on_lease(lease)
             async with self._sidecars.client.stream(**self._call.arguments(lease)) as answer:
                 await self._pass(answer, send)
 
@@ -122,6 +128,7 @@ class FromSidecar(Response):
                 raise
             await self._end(error, send)
         finally:
+            self._on_end()
             if self._call.body:
                 await self._call.body.close()
 
