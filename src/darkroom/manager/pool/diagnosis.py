@@ -22,14 +22,19 @@ _SIGNS: tuple[tuple[FailureKind, str], ...] = (  # the first one found in the la
     (FailureKind.ILLEGAL_INSTRUCTION, r"illegal instruction"),
     (
         FailureKind.BAD_FILE,
-        r"no such file|not found: .*\.(safetensors|gguf|ckpt)|is not a |truncated|invalid header"
+        r"no such file|not found: .*\.(safetensors|gguf|ckpt)|is not a |truncated|invalid header|damaged"
+        r"|download it again|no known format|not a model|breaks off"
         r"|failed to open|init model loader from file failed|read .* failed|cannot be read|git-lfs pointer",
     ),
     (
         FailureKind.MISSING_TENSOR,
-        r"missing tensor|tensor .* (not found|is missing)|tensors? (is|are) missing|wrong shape",
+        r"missing tensor|tensor .* not found|(is|are) missing|wrong shape|no complete text encoder",
     ),
-    (FailureKind.UNKNOWN_MODEL, r"get sd version from file failed|no known model|unknown model|of no family"),
+    (
+        FailureKind.UNKNOWN_MODEL,
+        r"get sd version from file failed|no known model|of a known model|(is|are) supported"
+        r"|is not supported",
+    ),
     (
         FailureKind.BAD_SETTING,
         r"invalid (parameter|argument)|unknown argument|unrecognized argument|backend '.*' was not found"
@@ -47,6 +52,7 @@ _TITLES = {
     FailureKind.DRIVER: "the device's driver does not answer",
     FailureKind.HANG: "it made no more progress",
     FailureKind.STALLED_LOAD: "loading made no more progress",
+    FailureKind.REFUSED: "the server cannot serve the model",
     FailureKind.NOT_STARTED: "the program cannot be started",
     FailureKind.KILLED: "somebody killed it; it can be the kernel, when memory is short",
     FailureKind.CRASH: "it crashed",
@@ -54,13 +60,15 @@ _TITLES = {
 
 
 def diagnose(status: int, tail: Sequence[str]) -> FailureKind:
-    """Why a process ended with `status` (below 0: the signal) after printing `tail`."""
+    """Why a process ended with `status` (below 0: the signal, 0: it lives) after saying `tail`."""
     if status == -signal.SIGILL:
         return FailureKind.ILLEGAL_INSTRUCTION
     text = "\n".join(tail[-40:])
     for kind, sign in _SIGNS:
         if re.search(sign, text, re.IGNORECASE | re.MULTILINE):
             return kind
+    if status == 0:
+        return FailureKind.REFUSED
     return FailureKind.KILLED if status == -signal.SIGKILL else FailureKind.CRASH
 
 

@@ -28,6 +28,7 @@ class FailureKind(StrEnum):
     DRIVER = "driver"
     HANG = "hang"
     STALLED_LOAD = "stalled_load"
+    REFUSED = "refused"
     NOT_STARTED = "not_started"
     KILLED = "killed"
     CRASH = "crash"

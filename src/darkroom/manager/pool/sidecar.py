@@ -217,7 +217,7 @@ class Sidecar:
                     )
                 if health.status is HealthStatus.ERROR:
                     text = health.error or "unknown"
-                    kind = diagnose(1, (text,))
+                    kind = diagnose(0, (text,))
                     raise _Failed(kind, explain(kind, (text,)))
                 self._show_loading(health.bytes_read, health.bytes_total)
                 if health.status is HealthStatus.OK:
