@@ -26,8 +26,8 @@ _RANGE = re.compile(r"bytes=(\d+)-")
 class Serve:
     """How one GET of the bytes is answered. Positions count from the beginning of the file.
 
-    status: an error instead. cut_at: the connection ends there. hold_at: nothing more comes from there on
-    until `release` is set. swap: the file becomes this before the answer.
+    status: an error instead, or 200; headers go with it. cut_at: the connection ends there. hold_at: nothing
+    more comes from there on until `release` is set. swap: the file becomes this before the answer.
     """
 
     status: int = 200
@@ -209,7 +209,7 @@ class _Handler(BaseHTTPRequestHandler):
             if start >= len(body):
                 self._error(416, **{"Content-Range": f"bytes */{len(body)}"})
                 return
-        headers = {"ETag": etag, "Content-Length": str(len(body) - start), "Accept-Ranges": "bytes"}
+        headers = {"ETag": etag, "Content-Length": str(len(body) - start), **serve.headers}
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
         self._head(206 if start else 200, headers)

@@ -299,3 +299,27 @@ async def test_nobody_listens(hub: HubServer, open_store: OpenStore, tmp_path: P
     store = open_store(endpoint="http://127.0.0.1:9", tries=2)
     with pytest.raises(DownloadFailed, match="given up after 2 tries"):
         await store.fetch(t5(served))
+
+
+@pytest.mark.parametrize(
+    ("begin", "disposition", "name"),
+    [
+        (b"????", 'attachment; filename="pony v6.safetensors"', "pony v6.safetensors"),
+        (b"????", "attachment; filename*=UTF-8''..%2F..%2Fevil.ckpt", "evil.ckpt"),
+        (b"GGUF", "", "290640.gguf"),
+        (b"\x10\0\0\0\0\0\0\0{", "", "290640.safetensors"),
+        (b"????", 'attachment; filename="page.html"', "290640"),
+    ],
+)
+async def test_addresses_without_a_file_name(
+    hub: HubServer, store: Store, begin: bytes, disposition: str, name: str
+) -> None:
+    served = hub.add("download", "290640", begin + content(100))
+    served.script.append(Serve(headers={"Content-Disposition": disposition} if disposition else {}))
+    assert (await store.fetch(parse_source(hub.plain("download", "290640")))).name == name
+
+
+async def test_a_signature_that_ran_out(hub: HubServer, store: Store) -> None:
+    served = hub.add(REPO, PATH, content())
+    served.script.append(Serve(status=403))
+    assert (await store.fetch(t5(served))).read_bytes() == served.content

@@ -181,7 +181,7 @@ async def test_a_closed_store_goes_on_where_it_was(
     again = open_store()
     (download,) = again.downloads()
     assert (download.state, download.progress.received) == (State.INTERRUPTED, THIRD)
-    await download.resume()
+    assert again.resume_interrupted() == [download]
     assert (await download.wait()).read_bytes() == served.content
     assert [a.start for a in hub.gets()] == [0, THIRD]
 

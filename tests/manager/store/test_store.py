@@ -125,7 +125,18 @@ async def test_remove_a_model(hub: HubServer, store: Store) -> None:
     store.drop("z")
     store.remove(main.sha256)
     assert not path.exists()
-    assert store.find(main.sha256) is None or store.find(main.sha256) == path  # it can be brought back
+    assert store.find(main.sha256) is None
+    assert store.files() == []
+    assert await store.fetch(main) == path
+    assert len(hub.gets()) == 1
+
+
+async def test_remove_what_is_not_here(store: Store) -> None:
+    for sha256 in ("", "a" * 64):
+        with pytest.raises(RequestError, match="not a file of the store"):
+            store.remove(sha256)
+    with pytest.raises(StoreError, match="hexadecimal"):
+        store.find("../..")
 
 
 def hf_cache(folder: Path, sha256: str, data: bytes) -> Path:

@@ -20,6 +20,9 @@ def test_files_of_the_hub(text: str, repo: str, path: str, revision: str, name: 
     wanted = parse_source(text)
     assert (wanted.repo, wanted.path, wanted.revision, wanted.name) == (repo, path, revision, name)
     assert wanted.origin == text
+    page = f"https://huggingface.co/{repo}/resolve/{revision}/{path}?download=true"
+    assert parse_source(page) == wanted
+    assert parse_source(page.replace("resolve", "blob")) == wanted
     assert Wanted.from_dict(wanted.to_dict()) == wanted
 
 

@@ -25,12 +25,12 @@ class Blobs:
         self._ledger = ledger
 
     def find(self, sha256: str) -> Path | None:
-        """These bytes, unless they were changed behind the store's back; garbage is brought back."""
+        """These bytes, unless they are garbage or were changed behind the store's back."""
         file = self._folders.blob(sha256)
         row = self._ledger.row("SELECT * FROM blobs WHERE sha256 = ?", sha256)
+        if row is not None and row["quarantined_at"] is not None:
+            return None
         try:
-            if row is not None and row["quarantined_at"] is not None:
-                self._restore(sha256)
             now = file.stat()
         except OSError:
             if row is not None:
@@ -45,6 +45,14 @@ class Blobs:
             self._drop(sha256)
             return None
         return file
+
+    def find_or_restore(self, sha256: str) -> Path | None:
+        """Like `find`, and brings garbage back."""
+        row = self._ledger.row("SELECT * FROM blobs WHERE sha256 = ?", sha256)
+        if row is not None and row["quarantined_at"] is not None:
+            with suppress(FileNotFoundError):
+                self._restore(sha256)
+        return self.find(sha256)
 
     def _drop(self, sha256: str) -> None:
         with self._ledger.write() as db:
@@ -120,7 +128,7 @@ class Blobs:
                 self._folders.link(role, name).unlink(missing_ok=True)
 
     def quarantine(self, sha256: str) -> None:
-        """Takes a blob out of use; `find` brings it back."""
+        """Takes a blob out of use; `find_or_restore` brings it back."""
         self.unlink_names(sha256)
         self._folders.blob(sha256).replace(self._folders.quarantine / sha256)
         with self._ledger.write() as db:

@@ -69,6 +69,13 @@ class Downloads:
         """The oldest first."""
         return list(self._by_key.values())
 
+    def resume_interrupted(self) -> list[Download]:
+        """Starts those that another process began."""
+        found = [download for download in self._by_key.values() if download.state is State.INTERRUPTED]
+        for download in found:
+            download.start()
+        return found
+
     def active(self) -> set[str]:
         """Keys of those that are not over."""
         return {key for key, download in self._by_key.items() if not download.is_over}

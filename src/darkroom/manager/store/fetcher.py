@@ -55,7 +55,7 @@ class Fetcher:
             self._watch_other(download)
             await asyncio.sleep(_LOCK_POLL_S)
         try:
-            if wanted.sha256 and (blob := self._blobs.find(wanted.sha256)):
+            if wanted.sha256 and (blob := self._blobs.find_or_restore(wanted.sha256)):
                 return self._named(blob, wanted, wanted.sha256)
             if is_offline(self._options):
                 return self._without_network(wanted)
@@ -85,7 +85,11 @@ class Fetcher:
     async def _from_network(self, download: Download) -> Path:
         wanted = download.wanted
         last = None if wanted.sha256 else self._ledger.last_from(wanted.origin)
-        known = last[0] if last and (self._blobs.find(last[0]) or self._elsewhere.find(last[0])) else ""
+        known = (
+            last[0]
+            if last and (self._blobs.find_or_restore(last[0]) or self._elsewhere.find(last[0]))
+            else ""
+        )
         try:
             got = await self._network.fetch(download, self.locate, last[1].etag if last and known else "")
         except NotModified:
@@ -98,7 +102,7 @@ class Fetcher:
 
     async def locate(self, sha256: str, size: int | None) -> Path | None:
         """These bytes on this machine: in the store, in adopted folders, in the Hugging Face cache."""
-        if found := self._blobs.find(sha256):
+        if found := self._blobs.find_or_restore(sha256):
             return found
         cache = self._options.hf_cache
         if cache is None:
@@ -128,7 +132,8 @@ class Fetcher:
         download.show(State.DOWNLOADING, received, download.wanted.size)
 
     def _named(self, file: Path, wanted: Wanted, sha256: str, offer: Offer | None = None) -> Path:
-        path = self._blobs.link(file, wanted.role, wanted.name, sha256)
+        name = offer.name if offer is not None and offer.name else wanted.name
+        path = self._blobs.link(file, wanted.role, name, sha256)
         if offer is not None:
             source = Source(
                 wanted.origin, shown(offer.url), offer.repo, offer.revision, offer.etag, wanted.licence
@@ -138,7 +143,7 @@ class Fetcher:
 
     def _without_network(self, wanted: Wanted) -> Path:
         if not wanted.sha256 and (last := self._ledger.last_from(wanted.origin)):
-            file = self._blobs.find(last[0]) or self._elsewhere.find(last[0])
+            file = self._blobs.find_or_restore(last[0]) or self._elsewhere.find(last[0])
             if file is not None:
                 return self._named(file, wanted, last[0])
         place = self._folders.link(wanted.role, wanted.name)

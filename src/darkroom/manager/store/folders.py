@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from darkroom.manager.store.errors import StoreError
 from darkroom.manager.store.links import fsync_folder
 from darkroom.manager.store.wanted import MAIN_ROLES
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 4 * 1024**2
 
 
@@ -37,7 +39,7 @@ class Folders:
         Errors: StoreError when the place cannot be written to.
         """
         try:
-            for folder in (self.partial, self.quarantine, self.root / "blobs" / "sha256"):
+            for folder in (self.partial, self.quarantine, self.blobs):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(
@@ -59,9 +61,16 @@ class Folders:
         """What will be deleted."""
         return self.root / "quarantine"
 
+    @property
+    def blobs(self) -> Path:
+        """The bytes."""
+        return self.root / "blobs" / "sha256"
+
     def blob(self, sha256: str) -> Path:
         """Where the bytes with this sum are, if the store has them."""
-        return self.root / "blobs" / "sha256" / sha256[:2] / sha256
+        if not _SHA256.fullmatch(sha256):
+            raise StoreError(f"sha256 '{sha256}': not 64 small hexadecimal digits")
+        return self.blobs / sha256[:2] / sha256
 
     def link(self, role: str, name: str) -> Path:
         """The name for people."""

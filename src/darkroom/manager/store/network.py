@@ -7,13 +7,14 @@ import errno
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from urllib.parse import urlsplit
 
 import httpx2
 
 from darkroom.manager.net_guard import guarded_client
 from darkroom.manager.store.download import Download
+from darkroom.manager.store.elsewhere import MODEL_SUFFIXES
 from darkroom.manager.store.errors import (
     DownloadFailed,
     FileNotOffered,
@@ -111,7 +112,7 @@ class Network:
         partial = Partial(self._folders.partial, wanted.key)
         try:
             download.show(State.CHECKING)
-            await finished(partial.open)
+            await finished(partial.open, partial.stop)
             while True:
                 offer, found = await self._receive(download, client, ask, locate, partial)
                 if found is not None:
@@ -127,7 +128,12 @@ class Network:
                 )
                 await finished(partial.restart)
             _check_content(wanted, partial)
-            offer = replace(offer, etag=offer.etag or partial.notes.get("etag", ""))
+            notes = partial.notes
+            offer = replace(
+                offer,
+                etag=offer.etag or notes.get("etag", ""),
+                name=_name(wanted, notes.get("name", ""), partial),
+            )
             partial.finish()
             return Received(partial.sha256, partial.file, offer, is_new=True)
         except OSError as error:
@@ -203,6 +209,18 @@ def _rejected(wanted: Wanted, expected: str, partial: Partial, quarantine: Path)
         expected,
         received,
     )
+
+
+def _name(wanted: Wanted, offered: str, partial: Partial) -> str:
+    """What a file is called whose address does not end like a model's: the server's name, else by content."""
+    if PurePath(wanted.name).suffix.lower() in MODEL_SUFFIXES or wanted.sha256:
+        return wanted.name
+    if PurePath(offered).suffix.lower() in MODEL_SUFFIXES:
+        return offered
+    begin = partial.begin(9)
+    if begin.startswith(b"GGUF"):
+        return f"{wanted.name}.gguf"
+    return f"{wanted.name}.safetensors" if begin[8:] == b"{" else wanted.name
 
 
 _NO_MODELS = {

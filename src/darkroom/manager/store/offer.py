@@ -21,6 +21,8 @@ class Offer:
     repo: str = ""
     page: str = ""
     """where people read about it"""
+    name: str = ""
+    """what the file should be called here"""
     unless: str = ""
     """the version (ETag) that is not wanted again"""
 

@@ -36,7 +36,6 @@ class Partial:
     def open(self) -> None:
         """Takes over what an earlier run left, reading it again for its sum."""
         with self._lock:
-            self._stop = False
             self.notes = self._read_notes()
             self._handle = self.file.open("ab+", buffering=0)
             self._digest = hashlib.sha256()
@@ -95,9 +94,13 @@ class Partial:
         with self.file.open("rb") as handle:
             return handle.read(count)
 
+    def stop(self) -> None:
+        """Makes `open` return early: nobody waits for it any more."""
+        self._stop = True
+
     def close(self) -> None:
         """Waits for a write that is under way."""
-        self._stop = True
+        self.stop()
         with self._lock:
             if self._handle is not None:
                 self._handle.close()

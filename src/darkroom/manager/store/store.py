@@ -100,6 +100,10 @@ class Store:
         """Those of this process, and those that earlier ones did not finish; the oldest first."""
         return self._downloads.all()
 
+    def resume_interrupted(self) -> list[Download]:
+        """Goes on with what an earlier process was downloading when it ended; not with what was paused."""
+        return self._downloads.resume_interrupted()
+
     def download(self, id: str) -> Download:
         """By its id, or by a file's name.
 
@@ -149,7 +153,7 @@ class Store:
         """The sha256 of a file of the store, from its ledger; empty for any other file."""
         with contextlib.suppress(OSError):
             real = path.resolve(strict=True)
-            if self.folders.blob(real.name) == real:
+            if real.is_relative_to(self.folders.blobs.resolve()):
                 return real.name
             row = self._ledger.row("SELECT sha256 FROM elsewhere WHERE path = ?", str(real))
             if row is not None and row["sha256"]:
@@ -170,7 +174,7 @@ class Store:
             raise StoreError(f"{path}: not a file; give a model file")
         try:
             sha256 = await asyncio.to_thread(self._elsewhere.sum_of, path)
-            file = self._blobs.find(sha256)
+            file = self._blobs.find_or_restore(sha256)
             if file is None:
                 file = await asyncio.to_thread(lambda: self._blobs.bring(sha256, path, copy=copy))
         except OSError as error:
@@ -233,8 +237,11 @@ class Store:
     def remove(self, sha256: str) -> None:
         """Takes a model's own file out of use and forgets who used it; `fetch` brings it back for a while.
 
-        Errors: RequestError when another model uses it. Files of other programs only lose their names here.
+        Errors: RequestError when a model uses it, or nothing here has this sum. Files of other programs only
+        lose their names.
         """
+        if not sha256 or self.find(sha256) is None:
+            raise RequestError(f"sha256 '{sha256}': not a file of the store; see `darkroom list`")
         if uses := self._ledger.uses(sha256):
             raise RequestError(
                 f"{sha256[:16]}: used by {', '.join(sorted({use.model for use in uses}))}; delete these first"

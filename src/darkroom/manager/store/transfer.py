@@ -6,10 +6,10 @@ Ranges follow RFC 9110 §14: a server that has changed the file since answers a 
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from email.message import Message
 from urllib.parse import urljoin, urlsplit
 
 import httpx2
@@ -26,7 +26,8 @@ from darkroom.manager.store.offer import Offer, shown
 from darkroom.manager.store.partial import Partial
 from darkroom.manager.store.retry import RETRIED, TryAgain, wait_asked_for
 from darkroom.manager.store.sink import Sink
-from darkroom.manager.store.wanted import Wanted
+from darkroom.manager.store.threads import finished
+from darkroom.manager.store.wanted import Wanted, safe_name
 
 _REDIRECTS = 5
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
@@ -51,7 +52,7 @@ async def receive(
     """
     size = wanted.size if wanted.size is not None else offer.size
     if size is not None and partial.received > size:
-        await asyncio.to_thread(partial.restart)
+        await finished(partial.restart)
     if size is not None:
         on_bytes(size)
         if partial.received == size:
@@ -121,7 +122,7 @@ async def _start(response: httpx2.Response, offer: Offer, wanted: Wanted, partia
     """
     headers = response.headers
     if response.status_code == 416:
-        await asyncio.to_thread(partial.restart)
+        await finished(partial.restart)
         raise TryAgain(f"{shown(offer.url)}: the file has become shorter")
     if response.status_code == 304:
         raise NotModified(f"{wanted.name}: not changed")
@@ -135,17 +136,18 @@ async def _start(response: httpx2.Response, offer: Offer, wanted: Wanted, partia
         known = partial.notes.get("etag", "")
         changed = bool(known and etag and known != etag)
         if not found or int(found[1]) != partial.received or changed:
-            await asyncio.to_thread(partial.restart)
+            await finished(partial.restart)
             raise TryAgain(f"{shown(offer.url)}: another part than the one asked for")
         total = None if found[3] == "*" else int(found[3])
     else:
         if partial.received:
-            await asyncio.to_thread(partial.restart)
+            await finished(partial.restart)
         length = headers.get("Content-Length", "")
         total = int(length) if length.isdigit() and encoding == "identity" else None
     if encoding != "identity":
         raise DownloadFailed(f"{shown(offer.url)}: sends the file packed ({encoding}), unasked")
-    await asyncio.to_thread(partial.write_notes, origin=wanted.origin, etag=etag, validator=validator)
+    name = _offered_name(headers)
+    await finished(lambda: partial.write_notes(etag=etag, validator=validator, name=name))
     return total
 
 
@@ -157,6 +159,14 @@ def _validator(headers: httpx2.Headers) -> str:
     return "" if etag else headers.get("Last-Modified", "")
 
 
+def _offered_name(headers: httpx2.Headers) -> str:
+    """The file name in Content-Disposition (RFC 6266), or nothing."""
+    message = Message()
+    message["Content-Disposition"] = headers.get("Content-Disposition", "")
+    name = message.get_filename("")
+    return safe_name(name) if name else ""
+
+
 def _refused(response: httpx2.Response, offer: Offer, wanted: Wanted) -> Exception:
     status = response.status_code
     if offer.repo and response.headers.get("X-Error-Code"):
@@ -164,6 +174,8 @@ def _refused(response: httpx2.Response, offer: Offer, wanted: Wanted) -> Excepti
         return refusal(response, wanted, endpoint, has_token=bool(offer.headers))
     if status in RETRIED:
         return TryAgain(f"{shown(offer.url)} answered {status}", wait_asked_for(response.headers))
+    if offer.repo and status in (401, 403) and _origin(str(response.url)) != _origin(offer.url):
+        return TryAgain(f"{response.url.host} does not take the hub's signature any more ({status})")
     if status in (401, 403):
         return GatedFile(
             f"{wanted.name}: {shown(offer.url)} wants an account or an accepted licence ({status}); "

@@ -15,6 +15,9 @@ MAIN_ROLES = frozenset({"model", "diffusion_model", "high_noise_diffusion_model"
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _REPO_PART = re.compile(r"[\w][\w.-]{0,95}")
+_HUB_PAGE = re.compile(
+    r"https?://(?:huggingface\.co|hf\.co)/(?P<repo>[\w.-]+/[\w.-]+)/(?:resolve|blob)/(?P<revision>[^/?#]+)/(?P<path>[^?#]+)"
+)
 _UNSAFE = re.compile(r'[\x00-\x1f<>:"/\\|?*]+')
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 
@@ -117,11 +120,13 @@ class Wanted:
         return cls(**values)
 
 
-def parse_source(text: str, role: str = "model") -> Wanted:
-    """`hf:owner/repo/path/to/file[@revision]`, or an http(s) URL.
+def parse_source(text: str, role: str = "model", sha256: str = "") -> Wanted:
+    """`hf:owner/repo/path/to/file[@revision]`, the hub's page of a file, or any http(s) URL.
 
     Errors: RequestError for anything else.
     """
+    if found := _HUB_PAGE.match(text):
+        text = f"hf:{found['repo']}/{unquote(found['path'])}@{unquote(found['revision'])}"
     if text.startswith("hf:"):
         whole, _, revision = text[3:].partition("@")
         parts = whole.split("/")
@@ -132,6 +137,7 @@ def parse_source(text: str, role: str = "model") -> Wanted:
         return Wanted(
             role=role,
             name=safe_name(parts[-1]),
+            sha256=sha256,
             repo="/".join(parts[:2]),
             path="/".join(parts[2:]),
             revision=revision or "main",
@@ -143,7 +149,7 @@ def parse_source(text: str, role: str = "model") -> Wanted:
         host = None
     if not host or url.scheme not in ("http", "https"):
         raise RequestError(f"'{text}': neither hf:owner/repo/file nor an http or https URL")
-    return Wanted(role=role, name=safe_name(unquote(PurePosixPath(url.path).name)), url=text)
+    return Wanted(role=role, name=safe_name(unquote(PurePosixPath(url.path).name)), sha256=sha256, url=text)
 
 
 def safe_name(name: str) -> str:
