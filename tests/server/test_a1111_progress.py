@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 from tests.server.a1111_client import PROMPT, connect, read
-from tests.server.conftest import RunningServer, wait_for
+from tests.server.conftest import RunningServer, StartServer, wait_for
 
 LONG = {"prompt": PROMPT, "steps": 2000, "width": 64, "height": 64}
 
@@ -129,3 +129,16 @@ def test_pictures_of_other_apis_are_left_alone(server: RunningServer, threads: T
 def read_info(answer: httpx2.Response) -> dict[str, Any]:
     info: dict[str, Any] = json.loads(answer.json()["info"])
     return info
+
+
+def test_pictures_that_are_drawn_together(start_server: StartServer, threads: ThreadPoolExecutor) -> None:
+    server = start_server("--max-batch", "4")
+    server.wait_until_ready()
+    drawing = draw(server, threads, batch_size=4, steps=400)
+    wait_for(lambda: progress(server)["progress"] > 0.3, "more is done than one picture alone would be")
+    answer = progress(server)
+    assert (answer["state"]["job_no"], answer["state"]["job_count"]) == (0, 4)
+    assert answer["eta_relative"] < 1000
+    server.http.post("/sdapi/v1/skip")
+    answer = drawing.result()
+    assert answer.status_code == 409, "skipping leaves out all that are drawn together"

@@ -72,6 +72,7 @@ class Job:
         self.phase: str | None = None
         self.step = 0
         self.image = 0
+        self.together = 1
         self.eta: float | None = None
         self.preview: JobPreview | None = None
         self.result: GenerationResult | None = None
@@ -146,7 +147,7 @@ class Job:
         if progress.phase is not Phase.SAMPLE:
             self.eta = None
             return
-        self.step, self.image = progress.step, progress.image
+        self.step, self.image, self.together = progress.step, progress.image, progress.together
         self.eta = _eta(progress)
         self._publish("step")
 
@@ -273,5 +274,6 @@ def _eta(progress: Progress) -> float | None:
     """Seconds that sampling still takes when each step takes as long as those of this picture did."""
     if progress.step == 0:
         return None
-    left = progress.steps - progress.step + (progress.images - progress.image) * progress.steps
+    later = max(progress.images - progress.image - progress.together + 1, 0)  # pictures after these
+    left = progress.steps - progress.step + later / progress.together * progress.steps
     return round(progress.seconds / progress.step * left, 3)

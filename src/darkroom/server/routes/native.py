@@ -20,9 +20,10 @@ from darkroom.api.result import GenerationResult
 from darkroom.core.image_files import ImageFormat
 from darkroom.server.capabilities import MAX_BATCH_COUNT, capabilities
 from darkroom.server.errors import ApiError, InvalidField
+from darkroom.server.extra_args import fields_of
 from darkroom.server.jobs import Job
 from darkroom.server.painter import Encode
-from darkroom.server.pictures import read_picture, write_picture
+from darkroom.server.pictures import write_picture
 from darkroom.server.pings import with_pings
 from darkroom.server.service import Service
 
@@ -94,19 +95,12 @@ def generation_of(body: NativeRequest, service: Service) -> GenerationRequest:
 
     Raises RequestError for what cannot be.
     """
-    fields = body.fields()
+    fields = fields_of(body)
     count = fields.get("batch_count", service.defaults.batch_count)
     if count > MAX_BATCH_COUNT:
         raise InvalidField(
             f"batch_count: {count} is too many; at most {MAX_BATCH_COUNT}", param="batch_count"
         )
-    if body.init_image:
-        fields["init_image"] = read_picture(body.init_image, "init_image")
-    if body.mask_image:
-        fields["mask_image"] = read_picture(body.mask_image, "mask_image", mask=True)
-    if body.ref_images:
-        pictures = enumerate(body.ref_images)
-        fields["ref_images"] = tuple(read_picture(data, f"ref_images[{i}]") for i, data in pictures)
     if "preview" not in fields and service.defaults.preview is PreviewMode.NONE:
         fields["preview"] = PreviewMode.PROJ  # next to free, and a job is there to be looked at
     return service.request(NAMES, **fields)

@@ -55,7 +55,7 @@ def answer(job: Job, *, with_image: bool) -> ProgressAnswer:
     """What A1111's clients are told of a job."""
     images, steps = len(job.outline.seeds), max(job.outline.steps, 1)
     done = max(job.image - 1, 0)
-    share = (done + job.step / steps) / images
+    share = (done + min(job.together, images - done) * job.step / steps) / images
     preview = job.preview if with_image else None
     return ProgressAnswer(
         progress=min(max(share, STARTED), 1.0),
