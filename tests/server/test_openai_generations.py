@@ -121,9 +121,9 @@ def test_quality_is_steps(server: RunningServer) -> None:
 def test_headers(server: RunningServer) -> None:
     recorder = Recorder()
     images = connect(server, recorder=recorder).images
-    images.generate(prompt=PROMPT, size="64x64", extra_body={"steps": 1, "foo": 1, "bä\r": 2})
+    images.generate(prompt=PROMPT, size="64x64", extra_body={"steps": 1, "foo": 1, "bä\r": 2, "": 3, " ": 4})
     assert int(recorder.headers["openai-processing-ms"]) > 0
-    assert recorder.headers["x-ignored-params"] == "foo, b??"
+    assert recorder.headers["x-ignored-params"] == "foo, b??, ?, ?"
     assert recorder.headers["x-request-id"].startswith("req_")
 
 

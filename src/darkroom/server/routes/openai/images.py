@@ -210,5 +210,5 @@ def _with_previews(generation: GenerationRequest, partials: int, info: ModelInfo
 
 def _header(names: Iterable[str]) -> str:
     """Names as a header's value, whatever a client may have called them."""
-    shown = ", ".join("".join(c if c.isascii() and c.isprintable() else "?" for c in name) for name in names)
-    return shown[:1000]
+    visible = ("".join(c if "!" <= c <= "~" else "?" for c in name) or "?" for name in names)
+    return ", ".join(visible)[:1000].rstrip(", ")
