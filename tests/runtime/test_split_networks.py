@@ -177,7 +177,7 @@ def on_cards(name: str, cards: Sequence[Backend], mode: str, home: str, format: 
         others=cards[1:],
     )
     if mode == "row":
-        made.split(*split_rows(made.build, made.source, cards))
+        made.split(*split_rows(made.build, made.source, cards), is_recordable=True)
     else:
         count = len(made.weigh()[1])
         layers(made, first=1 if mode == "layer" else count)

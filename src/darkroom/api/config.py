@@ -6,8 +6,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from darkroom.api.errors import CheckpointError
 from darkroom.api.names import ComputeType, PredictionType, RngType, Role, WeightType
-from darkroom.api.options import opt
+from darkroom.api.options import flags, opt
 
 
 class EngineConfig(BaseModel):
@@ -102,6 +103,12 @@ class EngineConfig(BaseModel):
         metavar="N",
         ge=-1,
     )
+    auto_fit: bool = opt(
+        False,
+        "place the model so that it runs as fast as memory allows, print the plan and run it; --max-vram says "
+        "how much of a device may be used, other placement options are ignored",
+        "--auto-fit",
+    )
     clip_on_cpu: bool = opt(
         False, "run text encoders on the CPU; counts only without --backend", "--clip-on-cpu"
     )
@@ -181,3 +188,15 @@ class EngineConfig(BaseModel):
     def files(self) -> dict[Role, Path]:
         """The files that were named, by their role, the main one first."""
         return {role: path for role in Role if (path := getattr(self, role.value)) is not None}
+
+
+def check_files(config: EngineConfig) -> None:
+    """The paths of a configuration exist; asked before torch is imported. Raises CheckpointError."""
+    for name, (flag, _) in flags(EngineConfig).items():
+        path = getattr(config, name)
+        try:
+            missing = isinstance(path, Path) and not path.exists()
+        except OSError as error:  # a name that is too long, a folder that may not be entered
+            raise CheckpointError(f"{flag.names[-1]}: '{path}' cannot be read ({error.strerror})") from None
+        if missing:
+            raise CheckpointError(f"{flag.names[-1]}: '{path}' does not exist; expected a path")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from darkroom.api.config import EngineConfig
+from darkroom.api.config import EngineConfig, check_files
 from darkroom.api.errors import Cancelled, DarkroomError
 from darkroom.api.result import Progress
 from darkroom.cli.arguments import Arguments
 from darkroom.cli.console import Console
-from darkroom.cli.generate import check_files
 from darkroom.cli.interrupt import Interrupt
 from darkroom.cli.options import CliOptions
 from darkroom.cli.output import check_writable

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL.Image import Image
 
-from darkroom.api.config import EngineConfig
-from darkroom.api.errors import CheckpointError, RequestError
+from darkroom.api.config import EngineConfig, check_files
+from darkroom.api.errors import RequestError
 from darkroom.api.names import PreviewMode
-from darkroom.api.options import flags
 from darkroom.api.request import GenerationRequest
 from darkroom.api.result import GenerationResult, OnPreview, OnProgress, Preview, Progress
 from darkroom.cli.arguments import Arguments
@@ -35,7 +35,8 @@ def generate(arguments: Arguments, console: Console, interrupt: Interrupt) -> No
     check_files(arguments.config)
     request = _with_pictures(request)
     show = progress_for(console, phases_are_logged=arguments.cli.verbose)
-    result = _draw(arguments.config, request, show, interrupt, on_preview)
+    tell = _nothing if arguments.cli.verbose else console.line  # what is logged is not said twice
+    result = _draw(arguments.config, request, show, interrupt, on_preview, tell)
     interrupt.check()
     _save(result, paths, not arguments.picture.disable_image_metadata, console)
 
@@ -46,6 +47,7 @@ def _draw(
     show: OnProgress,
     interrupt: Interrupt,
     on_preview: OnPreview | None,
+    tell: Callable[[str], None],
 ) -> GenerationResult:
     start = time.perf_counter()
     from darkroom.engine.engine import Engine  # torch and all that is heavy
@@ -58,6 +60,8 @@ def _draw(
 
     interrupt.check()
     with Engine.load(config, on_progress=on_progress) as engine:
+        for line in engine.fit.lines() if engine.fit else ():
+            tell(line)
         return engine.generate(request, on_progress, interrupt, on_preview)
 
 
@@ -81,16 +85,8 @@ def preview_file(arguments: Arguments) -> OnPreview | None:
     return write
 
 
-def check_files(config: EngineConfig) -> None:
-    """The paths of a configuration exist; asked before torch is imported."""
-    for name, (flag, _) in flags(EngineConfig).items():
-        path = getattr(config, name)
-        try:
-            missing = isinstance(path, Path) and not path.exists()
-        except OSError as error:  # a name that is too long, a folder that may not be entered
-            raise CheckpointError(f"{flag.names[-1]}: '{path}' cannot be read ({error.strerror})") from None
-        if missing:
-            raise CheckpointError(f"{flag.names[-1]}: '{path}' does not exist; expected a path")
+def _nothing(line: str) -> None:
+    """Nobody is told."""
 
 
 def _with_pictures(request: GenerationRequest) -> GenerationRequest:

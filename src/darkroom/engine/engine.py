@@ -29,6 +29,7 @@ from darkroom.engine.autoencoding import decode_latents, make_starts
 from darkroom.engine.denoising import Denoising
 from darkroom.engine.description import Description, describe
 from darkroom.engine.drawing import Drawing, going_on
+from darkroom.engine.fit import fitted
 from darkroom.engine.meaning import Meaning
 from darkroom.engine.metadata import infotext
 from darkroom.engine.model import Model, open_model
@@ -44,6 +45,7 @@ from darkroom.families.base import Frame
 from darkroom.families.embeddings import find_embeddings
 from darkroom.runtime.backends import BackendManager, Placement
 from darkroom.runtime.devices import Devices
+from darkroom.runtime.fit import Fit
 from darkroom.sampling.prediction import Prediction
 
 logger = logging.getLogger(__name__)
@@ -51,6 +53,8 @@ logger = logging.getLogger(__name__)
 
 class Engine:
     """One model, ready to draw. Not for several threads at once.
+
+    fit: the plan of --auto-fit, if that was asked for.
 
     >>> with Engine.load(EngineConfig(model="model.safetensors")) as engine:
     ...     result = engine.generate(GenerationRequest(prompt="a cat", seed=1))
@@ -62,6 +66,7 @@ class Engine:
         self.config = config
         self.model = model
         self.manager = manager
+        self.fit: Fit | None = None
         self.embeddings = find_embeddings(config.embd_dir)
         self.parts = Parts(config, model, manager)
         self.components = self.parts.components
@@ -86,7 +91,13 @@ class Engine:
         Raises PlacementError, RequestError, CheckpointError, OutOfMemoryError.
         """
         config = config or EngineConfig()
-        placement = Placement.parse(config, devices or Devices.discover())
+        devices = devices or Devices.discover()
+        plan = None
+        if config.auto_fit:
+            config, plan = fitted(config, devices)
+            for line in plan.lines():
+                logger.info("%s", line)
+        placement = Placement.parse(config, devices)
         find_embeddings(config.embd_dir)
         with ExitStack() as undo:
             manager = undo.enter_context(BackendManager(placement, threads=config.threads))
@@ -96,6 +107,7 @@ class Engine:
             model = open_model(config, manager.runtime(Module.DIFFUSION).device)
             undo.callback(model.close)
             engine = cls(config, model, manager)
+            engine.fit = plan
             undo.callback(engine.close)
             if config.eager_load:
                 report = Report(on_progress, never)

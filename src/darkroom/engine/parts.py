@@ -34,14 +34,20 @@ class Parts:
     The owner closes `model` and `manager`.
     """
 
-    def __init__(self, config: EngineConfig, model: Model, manager: BackendManager) -> None:
+    def __init__(
+        self, config: EngineConfig, model: Model, manager: BackendManager, *, is_arranged: bool = True
+    ) -> None:
+        """is_arranged: as options and the devices' memory ask for; else for weighing only."""
         self.config = config
         self.model = model
         self.manager = manager
         self.defaults: SampleDefaults = model.family.defaults(model.architecture)
         self.components: dict[Module, Component] = {}
         self.tae: Component | None = None
-        self._arrange()
+        if is_arranged:
+            self._arrange()
+        else:
+            self.components |= {module: self._component(module) for module in model.sources}
 
     def unload(self) -> None:
         """Takes all weights out of memory; each is read again when it is next needed."""
@@ -119,6 +125,19 @@ class Parts:
                 )
             check_size(width, height, needed, memory.total, component.runtime.name)
 
+    def usual_activations(self, module: Module) -> int:
+        """Bytes that a module takes besides its weights for a picture of the family's own size."""
+        width, height = self.defaults.width, self.defaults.height
+        match module:
+            case Module.TE:
+                return ENCODER_BYTES
+            case Module.VAE:
+                itemsize = self.components[module].dtype.itemsize
+                return activation_bytes(width, height, itemsize=itemsize, tiled=False)
+            case _:
+                batch = 1 if self.defaults.cfg_scale == 1.0 else 2
+                return self.diffusion_bytes(width, height, batch)
+
     def diffusion_bytes(self, width: int, height: int, batch: int) -> int:
         """Bytes of the diffusion network's activations for `batch` latents of pictures of this size."""
         itemsize = self.components[Module.DIFFUSION].dtype.itemsize
@@ -134,9 +153,9 @@ class Parts:
             specs = self.model.family.modules(self.model.architecture)
             undecided = [module for module in self.components if specs[module].keep_packed is None]
             limits = self.manager.placement.limits
-            unpack_what_fits(self.components, undecided, limits, self._usual_activations)
+            unpack_what_fits(self.components, undecided, limits, self.usual_activations)
         apply_splits(self.components, self.manager)
-        apply_limits(self.components, self.manager, self._usual_activations)
+        apply_limits(self.components, self.manager, self.usual_activations)
 
     def _component(self, module: Module) -> Component:
         spec = self.model.family.modules(self.model.architecture)[module]
@@ -161,16 +180,3 @@ class Parts:
         runtime, params = self.manager.runtime(Module.VAE), self.manager.params(Module.VAE)
         dtype = runtime.wide_dtype(self.config.compute_type)
         return Component("taesd", decoder.build, source, runtime=runtime, params=params, dtype=dtype)
-
-    def _usual_activations(self, module: Module) -> int:
-        """Bytes that a module takes besides its weights for a picture of the family's own size."""
-        width, height = self.defaults.width, self.defaults.height
-        match module:
-            case Module.TE:
-                return ENCODER_BYTES
-            case Module.VAE:
-                itemsize = self.components[module].dtype.itemsize
-                return activation_bytes(width, height, itemsize=itemsize, tiled=False)
-            case _:
-                batch = 1 if self.defaults.cfg_scale == 1.0 else 2
-                return self.diffusion_bytes(width, height, batch)

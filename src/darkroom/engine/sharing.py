@@ -11,12 +11,18 @@ from darkroom.runtime.devices import DeviceType
 from darkroom.runtime.residency import SPARE
 from darkroom.sampling.conditions import alike
 
-FULL = {1: 65_536, 2: 8_192}
+FULL_CARD = {1: 65_536, 2: 8_192}
 """Tokens in one call, by the latent pixels that a token has on a side, with which a card has enough to do.
 
 A UNet's (1) first levels are narrow, so that a 1024x1024 picture with guidance, 32768 of them, leaves room; a
-transformer (2) is wide, and two pictures of 1024x1024 are this many.
+transformer (2) is wide, and two pictures of 1024x1024 are this many. Estimated from widths, not measured.
 """
+
+FULL_PROCESSOR = 4_096
+"""The same for a processor: two pictures of 256x256 with guidance (docs/adr/0016)."""
+
+MOST = 16
+"""Pictures at once, however small they are: nobody waits for more to be done."""
 
 
 def can_share(first: Plan, second: Plan) -> bool:
@@ -76,12 +82,7 @@ def most_together(parts: Parts, drawing: Drawing) -> int:
     """How many pictures like this one are drawn at once: as many as leave the device under-filled before the
     last of them joins, and as its memory has room for. 1 where a batch does not pay.
     """
-    if parts.config.max_batch:
-        asked = parts.config.max_batch
-    elif parts.backend(Module.DIFFUSION).info.type is DeviceType.CPU:
-        return 1
-    else:
-        asked = _until_full(parts, drawing)
+    asked = parts.config.max_batch or min(_until_full(parts, drawing), MOST)
     if asked == 1:
         return 1
     plan, each = drawing.plan, _calls(drawing)
@@ -95,7 +96,8 @@ def _until_full(parts: Parts, drawing: Drawing) -> int:
     patch = parts.defaults.patch
     side = parts.model.family.latent.downscale * patch
     tokens = (drawing.plan.width // side) * (drawing.plan.height // side) * _calls(drawing)
-    return max(1, FULL[min(patch, 2)] // tokens)
+    is_card = parts.backend(Module.DIFFUSION).info.type is not DeviceType.CPU
+    return max(1, (FULL_CARD[min(patch, 2)] if is_card else FULL_PROCESSOR) // tokens)
 
 
 def _calls(drawing: Drawing) -> int:

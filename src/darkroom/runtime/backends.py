@@ -259,6 +259,10 @@ class BackendManager:
         """The processor, whose memory weights of `module` wait in while they are not needed."""
         return self._backend(self.placement.devices.resolve("cpu"), module)
 
+    def open(self, device: Device) -> Backend:
+        """A device that no module asked for. Raises PlacementError when it does not start."""
+        return self._backend(device, None)
+
     @property
     def backends(self) -> tuple[Backend, ...]:
         """The open ones, the first opened first."""
@@ -278,7 +282,7 @@ class BackendManager:
     ) -> None:
         self.close()
 
-    def _backend(self, device: Device, module: Module) -> Backend:
+    def _backend(self, device: Device, module: Module | None) -> Backend:
         if self._is_closed:
             raise RuntimeError("backends: the manager is closed; it lives as long as its engine")
         if device.name not in self._backends:
@@ -286,8 +290,9 @@ class BackendManager:
                 backend = self.placement.devices.open(device, threads=self._threads)
                 backend.prepare()
             except (RuntimeError, OSError) as error:
+                purpose = f" for module {module}" if module else ""
                 raise PlacementError(
-                    f"backend: failed to initialize backend '{device}' for module {module}: {error}; "
+                    f"backend: failed to initialize backend '{device}'{purpose}: {error}; "
                     "--list-devices shows what there is"
                 ) from error
             self._backends[device.name] = backend
