@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
 import httpx2
 import pytest
@@ -95,10 +96,17 @@ def server() -> Iterator[RunningServer]:
 def start_server() -> Iterator[StartServer]:
     """Starts a server with more options (and environment variables); it is not waited for to be ready."""
     with ExitStack() as stopping:
+        yield partial(_start_for, stopping)
 
-        def start(*argv: str, **variables: str) -> RunningServer:
-            running = _start(*argv, **variables)
-            stopping.callback(running.stop)
-            return running
 
-        yield start
+@pytest.fixture(scope="module")
+def module_server() -> Iterator[StartServer]:
+    """As `start_server`, for all tests of a module."""
+    with ExitStack() as stopping:
+        yield partial(_start_for, stopping)
+
+
+def _start_for(stopping: ExitStack, *argv: str, **variables: str) -> RunningServer:
+    running = _start(*argv, **variables)
+    stopping.callback(running.stop)
+    return running

@@ -14,11 +14,11 @@ from darkroom.api.version import __version__
 from darkroom.server.answers import answer_error
 from darkroom.server.body_limit import BodyLimit
 from darkroom.server.request_ids import RequestIds
-from darkroom.server.routes import a1111, health, native, openai
+from darkroom.server.routes import a1111, health, native, openai, page
 from darkroom.server.security import Door
 from darkroom.server.service import Service
 
-ROUTES = (health, native, openai, a1111)
+ROUTES = (health, native, openai, a1111, page)
 """The modules that each give a `router(service)`."""
 
 

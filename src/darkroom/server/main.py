@@ -8,6 +8,7 @@ import os
 import sys
 
 from darkroom.api.arguments import UsageError
+from darkroom.api.config import check_files
 from darkroom.api.errors import DarkroomError
 from darkroom.api.help import help_text, usage_error_text, version_text
 from darkroom.core.log import logging_to
@@ -50,10 +51,15 @@ def _run(arguments: Arguments) -> None:
 
         sys.stdout.write("".join(f"{line}\n" for line in Devices.discover().lines()))
         return
+    from darkroom.runtime.assignment import Assignments
     from darkroom.server.app import create_app
     from darkroom.server.lifecycle import listen, serve
+    from darkroom.server.routes.page import check_page
     from darkroom.server.service import Service
 
+    check_files(arguments.config)
+    Assignments.of(arguments.config)
+    check_page(arguments.server.serve_html_path)
     sys.setswitchinterval(SWITCH_SECONDS)
     listener = listen(arguments.server)
 

@@ -122,7 +122,8 @@ class Door:
 
     def _has_key(self, headers: Headers) -> bool:
         assert self._key is not None, "asked only where a key is needed"
-        given = [headers.get("x-api-key", ""), *_credentials(headers.get("authorization", ""))]
+        authorization = _text(headers.get("authorization", ""))
+        given = [_text(headers.get("x-api-key", "")), *_credentials(authorization)]
         # all are compared, and each to its end: how long it takes tells nothing
         return sum(hmac.compare_digest(digest(text), self._key) for text in given) > 0
 
@@ -130,6 +131,11 @@ class Door:
 def digest(key: str) -> bytes:
     """What keys are compared by; of one length whatever the key's is."""
     return sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def _text(header: str) -> str:
+    """A header's value as the client meant it: Starlette takes its bytes for Latin-1."""
+    return header.encode("latin-1").decode("utf-8", "surrogateescape")
 
 
 def _credentials(authorization: str) -> list[str]:
