@@ -98,7 +98,7 @@ def counted(
     try:
         return engine.generate_many(requests)
     finally:
-        del family.predict  # type: ignore[method-assign]
+        del family.predict
 
 
 @pytest.mark.parametrize(
@@ -251,11 +251,14 @@ def test_too_much_memory_at_once_is_tried_one_by_one(
     assert "one by one" in caplog.text
 
 
-def test_a_processor_draws_one_by_one_unless_told(checkpoint: Path) -> None:
+@pytest.mark.parametrize(("side", "expected"), [(256, {(1, 2), (3, 1)}), (320, {(1, 1), (2, 1), (3, 1)})])
+def test_a_processor_draws_small_pictures_together(
+    checkpoint: Path, side: int, expected: set[tuple[int, int]]
+) -> None:
     told: list[Progress] = []
     with engine_of(checkpoint) as engine:
-        engine.generate(request(batch_count=2), told.append)
-    assert batches(told) == {(1, 1), (2, 1)}
+        engine.generate(request(batch_count=3, width=side, height=side, steps=1), told.append)
+    assert batches(told) == expected
 
 
 def test_batches_are_as_equal_as_can_be() -> None:

@@ -26,7 +26,7 @@ def engine_of(model: Path, **options: object) -> Engine:
 
 @pytest.fixture(scope="module")
 def engine(checkpoint: Path) -> Iterator[Engine]:
-    with engine_of(checkpoint) as engine:
+    with engine_of(checkpoint, max_batch=1) as engine:
         yield engine
 
 

@@ -78,29 +78,29 @@ def groups_of(drawings: list[Drawing]) -> list[list[Drawing]]:
     return groups
 
 
-def most_together(parts: Parts, drawing: Drawing) -> int:
+def most_together(parts: Parts, plan: Plan) -> int:
     """How many pictures like this one are drawn at once: as many as leave the device under-filled before the
     last of them joins, and as its memory has room for. 1 where a batch does not pay.
     """
-    asked = parts.config.max_batch or min(_until_full(parts, drawing), MOST)
+    asked = parts.config.max_batch or min(_until_full(parts, plan), MOST)
     if asked == 1:
         return 1
-    plan, each = drawing.plan, _calls(drawing)
+    each = _calls(plan)
     room = parts.room(Module.DIFFUSION) / SPARE
     while asked > 1 and parts.diffusion_bytes(plan.width, plan.height, asked * each) > room:
         asked -= 1
     return asked
 
 
-def _until_full(parts: Parts, drawing: Drawing) -> int:
+def _until_full(parts: Parts, plan: Plan) -> int:
     patch = parts.defaults.patch
     side = parts.model.family.latent.downscale * patch
-    tokens = (drawing.plan.width // side) * (drawing.plan.height // side) * _calls(drawing)
+    tokens = (plan.width // side) * (plan.height // side) * _calls(plan)
     is_card = parts.backend(Module.DIFFUSION).info.type is not DeviceType.CPU
     return max(1, (FULL_CARD[min(patch, 2)] if is_card else FULL_PROCESSOR) // tokens)
 
 
-def _calls(drawing: Drawing) -> int:
+def _calls(plan: Plan) -> int:
     """Latents of one picture in one call of the network."""
     return 1 if drawing.uncond is None else 2
 
