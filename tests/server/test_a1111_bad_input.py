@@ -23,6 +23,7 @@ def refused(server: RunningServer, path: str, **sent: Any) -> str:  # noqa: ANN4
     assert 400 <= answer.status_code < 500, answer.text
     assert server.health()["status"] == "ok"
     error: str = answer.json()["error"]
+    assert answer.json()["detail"] == error, "where A1111 has it"
     return error
 
 
@@ -65,6 +66,11 @@ def refused(server: RunningServer, path: str, **sent: Any) -> str:  # noqa: ANN4
         ({"s_noise": 1.1}, "s_noise"),
         ({"infotext": "Steps: 2"}, "infotext"),
         ({"styles": ["cinematic"]}, "styles"),
+        (
+            {"prompt": "a cat <lora:../../x:0.8>"},
+            "prompt: not possible here: <lora:../../x:0.8> asks for one",
+        ),
+        ({"negative_prompt": "<hypernet:x>"}, "negative_prompt: not possible here"),
         ({"lora": [{"path": "../../etc/passwd", "multiplier": 1}]}, "lora"),
         ({"script_name": "X/Y/Z plot"}, "script_name: there is no script 'X/Y/Z plot'"),
         ({"alwayson_scripts": {"ControlNet": {"args": [{"model": "x"}]}}}, "'ControlNet'"),

@@ -62,7 +62,8 @@ def content(path: str, error: ApiError) -> dict[str, Any]:
         return {
             "error": {"message": text, "type": kind, "param": param, "code": error.code},
         }
-    return {"error": text, "message": text, "code": error.code, "param": param}
+    body = {"error": text, "message": text, "code": error.code, "param": param}
+    return body | {"detail": text} if path.startswith("/sdapi/") else body  # where A1111's clients look
 
 
 @overload

@@ -20,7 +20,7 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     samples_format: Literal["png", "jpeg", "jpg", "webp"] = "png"
-    jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 80
+    jpeg_quality: Annotated[int, Field(ge=0, le=100)] = 80
     enable_pnginfo: bool = True
     CLIP_stop_at_last_layers: Annotated[int, Field(ge=0, le=12)] | None = None
     eta_ancestral: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None

@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
+from starlette.responses import Response
 
 from darkroom.api.a1111.answers import GenerationAnswer
 from darkroom.api.a1111.options import Options
@@ -36,20 +37,20 @@ def router(service: Service, settings: Settings) -> APIRouter:
     """The two routes."""
     routes = APIRouter()
 
-    @routes.post("/txt2img", summary="Pictures of a prompt")
-    async def txt2img(body: TextToImage, http: Request) -> GenerationAnswer:
+    @routes.post("/txt2img", summary="Pictures of a prompt", response_model=GenerationAnswer)
+    async def txt2img(body: TextToImage, http: Request) -> Response:
         """Waits for the pictures. A client that leaves cancels them."""
         return await _draw(body, None, http)
 
-    @routes.post("/img2img", summary="Pictures of a prompt and a picture")
-    async def img2img(body: ImageToImage, http: Request) -> GenerationAnswer:
+    @routes.post("/img2img", summary="Pictures of a prompt and a picture", response_model=GenerationAnswer)
+    async def img2img(body: ImageToImage, http: Request) -> Response:
         """With a mask only its white part changes."""
         service.info()
         width, height = (body.width or service.defaults.width, body.height or service.defaults.height)
         canvas = await asyncio.to_thread(make_canvas, body, width, height)
         return await _draw(body, canvas, http)
 
-    async def _draw(body: Generation, canvas: Canvas | None, http: Request) -> GenerationAnswer:
+    async def _draw(body: Generation, canvas: Canvas | None, http: Request) -> Response:
         service.info()  # a model that is not there yet is the first thing to say
         require_possible(body)
         prompt, extra = take_extra_args(body.prompt or "")
@@ -62,11 +63,14 @@ def router(service: Service, settings: Settings) -> APIRouter:
         result = await service.result_or_cancel(http, job)
         if not result.images:
             raise Cancelled("interrupted before a picture was finished")
-        images = await asyncio.to_thread(
-            encode, result, canvas, options, is_sent=body.send_images is not False
-        )
-        info = make_info(service.info(), settings, body, job, result)
-        return GenerationAnswer(images=images, parameters=echo(body), info=info.model_dump_json())
+        info = make_info(service.info(), settings, body, job, result).model_dump_json()
+
+        def written() -> str:
+            pictures = encode(result, canvas, options) if body.send_images is not False else []
+            return GenerationAnswer(images=pictures, parameters=echo(body), info=info).model_dump_json()
+
+        # in a thread, and by pydantic: Python's own writer is slow with pictures
+        return Response(await asyncio.to_thread(written), media_type="application/json")
 
     return routes
 
@@ -145,10 +149,8 @@ def _eta(body: Generation, options: Options, method: SampleMethod) -> float | No
     return options.eta_ddim if method is SampleMethod.DDIM_TRAILING else options.eta_ancestral
 
 
-def encode(result: GenerationResult, canvas: Canvas | None, options: Options, *, is_sent: bool) -> list[str]:
+def encode(result: GenerationResult, canvas: Canvas | None, options: Options) -> list[str]:
     """The pictures as base64 of files, put back into the picture that they belong to."""
-    if not is_sent:
-        return []
     format = _FORMATS.get(options.samples_format) or ImageFormat(options.samples_format)
     encoded = []
     for image, text in zip(result.images, result.infotexts, strict=True):

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from darkroom.api.a1111.requests import Extras, Generation, ImageToImage
 from darkroom.server.errors import ApiError, InvalidField
+
+_NETWORK = re.compile(r"<(lora|lyco|hypernet):[^>]*", re.IGNORECASE)
+"""How A1111's prompts ask for changes to the weights."""
 
 
 def require_possible(request: Generation) -> None:
@@ -29,6 +34,12 @@ def require_possible(request: Generation) -> None:
     for name, (is_asked, why) in asked.items():
         if is_asked:
             raise InvalidField(f"{name}: not possible here: {why}", param=name)
+    for name in ("prompt", "negative_prompt"):
+        if tag := _NETWORK.search(getattr(request, name) or ""):
+            raise InvalidField(
+                f"{name}: not possible here: {tag[0]}> asks for one, and this engine applies none yet",
+                param=name,
+            )
     _require_no_scripts(request)
 
 
