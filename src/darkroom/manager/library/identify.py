@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 
 from darkroom.manager.library.companion_parts import identify_companions
 from darkroom.manager.library.networks import Network, identify_network
 from darkroom.manager.library.parts import Identity, Part, PartKind
 from darkroom.manager.library.strangers import identify_stranger
-from darkroom.manager.library.tensors import Header, TensorHead
+from darkroom.manager.library.tensors import Header, TensorHead, Tensors
 from darkroom.manager.library.unets import identify_unet
 
 # Where files with several networks, diffusers folders and ComfyUI's files of one network keep each of them.
@@ -59,7 +60,7 @@ def identify(header: Header) -> Identity:
             network = network or found
             parts.append(_network_part(found, nbytes))
         else:
-            parts += _companions(place, identify_companions(shapes, header.metadata), nbytes)
+            parts += _companions(place, identify_companions(shapes, header.metadata), tensors)
     types = header.types()
     if network is not None:
         return Identity(tuple(parts), network.family, network.variant, types, network.problem)
@@ -95,15 +96,18 @@ def _network_part(network: Network, nbytes: int) -> Part:
     return Part(PartKind.DIFFUSION, network.family, 0, dict(network.takes), title, network.layers, nbytes)
 
 
-def _companions(place: str, parts: list[Part], nbytes: int) -> Iterator[Part]:
+def _companions(place: str, parts: list[Part], tensors: Tensors) -> Iterator[Part]:
     """Narrow CLIPs of test models are told by their place only."""
+    tower = sum(tensor.nbytes for name, tensor in tensors.items() if "visual." in name)
+    whole = sum(tensor.nbytes for tensor in tensors.values())
     for part in parts:
         kind = part.kind
         if part.architecture == "clip_text" and part.width not in (768, 1280):
             kind = _NAMED_CLIPS.get(place, kind)
-        yield Part(
-            kind, part.architecture, part.width, part.numbers, part.title, part.layers, nbytes // len(parts)
-        )
+        nbytes = whole
+        if len(parts) > 1:
+            nbytes = tower if kind is PartKind.LLM_VISION else whole - tower
+        yield replace(part, kind=kind, nbytes=nbytes)
 
 
 def _unknown(header: Header) -> str:

@@ -14,6 +14,7 @@ from darkroom.api.errors import RequestError
 from darkroom.manager.config import Paths
 from darkroom.manager.library.catalogue import Catalogue, KnownFile, Need, load_catalogue
 from darkroom.manager.library.choices import Choices
+from darkroom.manager.library.clues import Candidate
 from darkroom.manager.library.components import Component, ComponentState, Origin
 from darkroom.manager.library.errors import (
     AmbiguousModel,
@@ -28,9 +29,9 @@ from darkroom.manager.library.folders import Found
 from darkroom.manager.library.model import Model
 from darkroom.manager.library.names import give_names
 from darkroom.manager.library.parts import LibraryFile, PartKind
-from darkroom.manager.library.resolve import SLOTS, Candidate, Resolver, Shelf
+from darkroom.manager.library.resolve import SLOTS, Resolver, Shelf
 from darkroom.manager.library.roles import FileRole
-from darkroom.manager.library.scan import Scanned, Scanner
+from darkroom.manager.library.scan import Scanned, Scanner, stored_sums
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Library:
         self._index = FileIndex(paths.library_index)
         self._scanner = Scanner(self._index)
         self._lock = threading.Lock()
+        self._sums: dict[tuple[int, ...], str] = {}
         self._state = _State(models=(self._builtin(),))
 
     def close(self) -> None:
@@ -87,6 +89,7 @@ class Library:
         """Looks at all folders; reads only what is new or changed. True when anything is not as before."""
         with self._lock:
             scanned = tuple(self._scanner.scan(self.roots))
+            self._sums = stored_sums(self._paths.store / "blobs" / "sha256")
             models = (self._builtin(), *self._models(scanned))
             changed = (scanned, models) != (self._state.scanned, self._state.models)
             self._state = _State(scanned, models)
@@ -236,13 +239,9 @@ class Library:
         if any(part.kind is PartKind.DIFFUSION for part in parts):
             return []
         place = Origin.BESIDE if scanned.file.path.parent == beside else scanned.origin
-        known = self.catalogue.by_size(scanned.file.size)
+        sha256 = self._sums.get(scanned.stamps[0][:2]) if len(scanned.stamps) == 1 else None
         slots = frozenset[PartKind]().union(*SLOTS.values())
-        return [
-            Candidate(scanned.file, part, place, known[0] if known else None)
-            for part in parts
-            if part.kind in slots
-        ]
+        return [Candidate(scanned.file, part, place, sha256) for part in parts if part.kind in slots]
 
     def _models(self, scanned: Sequence[Scanned]) -> list[Model]:
         found = {entry.file.path: entry.file for entry in scanned if entry.file.identity.is_model}

@@ -92,7 +92,7 @@ def _flux(shapes: Shapes, marks: frozenset[str]) -> Network:
         "time_text_embed.guidance_embedder.linear_1.weight" in shapes
     )
     fill = PATCH * (2 * (out // PATCH) + 64)
-    variant = "Fill" if channels == fill else "dev (or Kontext, Krea)" if guided else "schnell"
+    variant = "Fill" if channels == fill else "dev, Kontext or Krea" if guided else "schnell"
     others = {
         128: "Depth or Canny, which draws after a picture of depths or edges",
         196: "Flex.2, which takes a mask and a control picture",
@@ -124,7 +124,7 @@ def _sd3(shapes: Shapes, marks: frozenset[str]) -> Network:
         "vector": size(shapes, "y_embedder.mlp.0.weight|time_text_embed.text_embedder.linear_1.weight", 1),
         "t5xxl": size(shapes, "context_embedder.weight", 1),
     }
-    variant = "3.5 medium" if dual else "3.5 large (or turbo)" if norms else "3 medium"
+    variant = "3.5 medium" if dual else "3.5 large or turbo" if norms else "3 medium"
     return Network("sd3", variant, takes, depth)
 
 
@@ -137,7 +137,7 @@ def _qwen_image(shapes: Shapes, marks: frozenset[str]) -> Network:
         return Network(
             "qwen_image", "Layered", takes, layers, "this is Qwen-Image-Layered, which draws in layers"
         )
-    variant = "Edit-2511" if "__index_timestep_zero__" in shapes else "text to image (or Edit)"
+    variant = "Edit-2511" if "__index_timestep_zero__" in shapes else "text to image or Edit"
     return Network("qwen_image", variant, takes, layers)
 
 

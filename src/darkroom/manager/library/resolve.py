@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from darkroom.manager.library.catalogue import Catalogue, KnownFile, Need
+from darkroom.manager.library.clues import Candidate, find_clue
 from darkroom.manager.library.components import Component, ComponentState, Origin
 from darkroom.manager.library.matching import misfit
 from darkroom.manager.library.parts import LibraryFile, Part, PartKind
@@ -25,16 +26,6 @@ SLOTS: Mapping[FileRole, frozenset[PartKind]] = {
 """What kinds of parts may serve a role, or look as if they did."""
 
 OWN_SLOT = {role: PartKind.TAE if role is FileRole.TAESD else PartKind(role.value) for role in SLOTS}
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A file that is of the right kind. place: from where it would be taken. known: what it certainly is."""
-
-    file: LibraryFile
-    part: Part
-    place: Origin
-    known: KnownFile | None = None
 
 
 @dataclass(frozen=True)
@@ -152,16 +143,18 @@ class Resolver:
         return blank
 
     def _unfit(self, need: Need, candidate: Candidate) -> str:
-        """A file whose size is that of another kind's known file is that one, whatever its shapes allow."""
+        """Why it is not taken by itself. What shapes cannot tell, its sum, size and name make likely."""
         reason = self._misfit(need, candidate.part)
-        if not reason and candidate.known is not None and candidate.known.kind not in need.kinds:
-            other = self._catalogue.kinds.get(candidate.known.kind)
+        if reason:
+            return reason
+        clue = find_clue(candidate, self._catalogue)
+        if clue.kinds and not clue.kinds & set(need.kinds):
+            named = self._catalogue.kinds[min(clue.kinds)].title
             wanted = self._catalogue.kinds[need.kinds[0]].title
-            named = other.title if other else candidate.known.name
-            return f"this is {named}, told by its size or sum; {wanted} is needed"
-        if not reason and need.named and _hint(need, candidate, self._catalogue) > 1:
+            return f"this is {named} by its {clue.by}; {wanted} is needed"
+        if need.named and not clue.kinds:
             return "its shapes are of several kinds, and nothing else tells which one it is"
-        return reason
+        return ""
 
     def _misfit(self, need: Need, part: Part) -> str:
         try:
@@ -170,28 +163,26 @@ class Resolver:
             return f"this is {part.title}; what the model takes cannot be told from its shapes"
 
     def _rank(self, need: Need, candidate: Candidate) -> tuple[object, ...]:
-        kind = candidate.known.kind if candidate.known else ""
+        clue = find_clue(candidate, self._catalogue)
+        kinds = [need.kinds.index(kind) for kind in clue.kinds if kind in need.kinds]
         return (
             list(Origin).index(candidate.place),
-            _hint(need, candidate, self._catalogue),
-            need.kinds.index(kind) if kind in need.kinds else len(need.kinds),
+            ("sum", "size", "name", "").index(clue.by),
+            min(kinds, default=len(need.kinds)),
             -candidate.file.size,
             str(candidate.file.path),
         )
 
     def _why(self, need: Need, best: Candidate, others: list[Candidate]) -> str:
-        why = best.place.words
-        if best.known is not None:
-            why += f"; it is {best.known.source}, by its size" if best.known.sha256 else ""
-        elif len(self._alike(best.part)) > 1:
+        why, clue = best.place.words, find_clue(best, self._catalogue)
+        if clue.by in ("sum", "size"):
+            why += f"; by its {clue.by} it is {clue.source}"
+        elif not clue.by and len(self._alike(best.part)) > 1:
             names = " and ".join(sorted(self._alike(best.part)))
-            why += f"; its header would be the same for {names}"
+            why += f"; no header tells {names} apart"
         if others:
-            count = len(others)
-            why += (
-                f"; chosen before {count} other{'s' if count > 1 else ''} that fit{'' if count > 1 else 's'}"
-            )
-            why += f" ({', '.join(other.file.path.name for other in others[:3])})"
+            names = ", ".join(other.file.path.name for other in others[:3])
+            why += f"; chosen before {len(others)} more that would do ({names})"
         return why
 
     def _alike(self, part: Part) -> set[str]:
@@ -206,14 +197,3 @@ class Resolver:
             self._llm = file
         size = part.nbytes if origin is Origin.INSIDE else file.size
         return replace(blank, state=ComponentState.PRESENT, file=file.path, origin=origin, why=why, size=size)
-
-
-def _hint(need: Need, candidate: Candidate, catalogue: Catalogue) -> int:
-    """How sure it is among files of one shape: 0 by size or sum, 1 by name, 2 not at all, 3 another's."""
-    if candidate.known is not None:
-        return 0
-    name = candidate.file.path.name.lower()
-    kinds = {file.kind for file in catalogue.files if file.name.lower() == name}
-    if kinds & set(need.kinds) or any(kind.replace("_", "") in name.replace("_", "") for kind in need.kinds):
-        return 1
-    return 3 if kinds else 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,6 +122,12 @@ def read_file(path: Path) -> Known:
     return Known(header.format, identify(header), "")
 
 
-def stamps_of(paths: Iterable[Path]) -> tuple[Stamp, ...]:
-    """The stamps of files. Raises OSError where one is gone."""
-    return tuple(Stamp.of(path.stat()) for path in paths)
+def stored_sums(blobs: Path) -> dict[tuple[int, ...], str]:
+    """Sums of the store's files, which are their names there, by device and inode: links share them."""
+    sums: dict[tuple[int, ...], str] = {}
+    for file in blobs.glob("??/" + "?" * 64):
+        try:
+            sums[Stamp.of(file.stat())[:2]] = file.name
+        except OSError:
+            continue
+    return sums

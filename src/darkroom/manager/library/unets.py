@@ -55,7 +55,7 @@ def _plain(shapes: Shapes, channels: int, text: int, is_linear: bool, layers: in
     family = "sd2" if second else "sd1"
     takes = {"clip_l": text, "vae": TEXT_TO_IMAGE}
     if channels == TEXT_TO_IMAGE:
-        variant = "2.x (v or noise prediction)" if second else "1.x"
+        variant = "2.x" if second else "1.x"
         return Network(family, variant, takes, layers)
     if channels == INPAINTING:
         return Network(family, "inpainting", takes, layers)
@@ -88,7 +88,7 @@ def _xl_variant(shapes: Shapes, channels: int, marks: Set[str]) -> str:
     if not _any(shapes, ("middle_block.1.transformer_blocks.", "mid_block.attentions.")):
         depths = [int(match[1]) + 1 for name in shapes if (match := _DEPTH.match(name))]
         return "Vega" if max(depths, default=0) == 2 else "SSD-1B"
-    return "base or fine-tuned (Turbo, Lightning)"
+    return "base or a fine-tune"
 
 
 def _any(shapes: Shapes, beginnings: tuple[str, ...]) -> bool:
