@@ -6,8 +6,8 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 
 import uvicorn
 from fastapi import FastAPI
@@ -27,7 +27,18 @@ from darkroom.manager.gateway.access import Access
 from darkroom.manager.gateway.documentation import add_documentation
 from darkroom.manager.gateway.errors import GatewayError, error_response
 from darkroom.manager.gateway.observe import Observe
-from darkroom.manager.gateway.routes import a1111, admin, downloads, health, images, jobs, models, native
+from darkroom.manager.gateway.routes import (
+    a1111,
+    admin,
+    downloads,
+    health,
+    images,
+    jobs,
+    models,
+    native,
+    store,
+)
+from darkroom.manager.presence import announced, require_alone
 from darkroom.manager.service import Manager
 
 logger = logging.getLogger(__name__)
@@ -46,7 +57,7 @@ def create_app(manager: Manager) -> ASGIApp:
         redoc_url=None,
         separate_input_output_schemas=False,
     )
-    for part in (images, jobs, models, downloads, a1111, native, admin, health):
+    for part in (images, jobs, models, downloads, store, a1111, native, admin, health):
         app.include_router(part.router(manager))
     add_documentation(app)
     for kind in (DarkroomError, TransportError, HTTPException, RequestValidationError, Exception):
@@ -101,40 +112,51 @@ def address_of(bound: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-async def serve(config: ManagerConfig, paths: Paths, on_ready: Callable[[str], None]) -> None:
-    """Serves until SIGTERM or SIGINT; a second signal does not wait for running work.
+@asynccontextmanager
+async def serving(manager: Manager, *, with_old_jobs: bool = True) -> AsyncIterator[str]:
+    """The manager at work, at the address that is given; stopped with all its processes at the end.
 
-    on_ready: told the address once requests are taken. Errors: RequestError before that.
+    with_old_jobs: take up the durable jobs of earlier managers.
     """
-    manager = Manager(config, paths)
-    check_exposure(config, bool(manager.keys))
-    bound = listen(config)
-    await manager.start()
+    check_exposure(manager.config, bool(manager.keys))
+    bound = listen(manager.config)
+    await manager.start(with_old_jobs=with_old_jobs)
     settings = uvicorn.Config(
         create_app(manager),
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         lifespan="off",
         timeout_graceful_shutdown=_GRACE,
         h11_max_incomplete_event_size=64 * 1024,
     )
     server = _Server(settings)
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, _on_signal, manager, stopping)
     serving = asyncio.create_task(server.serve([bound]))
     try:
-        on_ready(address_of(bound))
-        waiting = asyncio.create_task(stopping.wait())
-        await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
-        logger.info("stopping: running work has %.0f s", config.drain_timeout)
+        yield address_of(bound)
     finally:
         await manager.stop()
         server.should_exit = True
         await serving
+
+
+async def serve(config: ManagerConfig, paths: Paths, on_ready: Callable[[str], None]) -> None:
+    """Serves until SIGTERM or SIGINT; a second signal does not wait for running work.
+
+    on_ready: told the address once requests are taken. Errors: RequestError before that.
+    """
+    require_alone(paths)
+    manager = Manager(config, paths)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, _on_signal, manager, stopping)
+    async with serving(manager) as url:
+        with announced(paths, url):
+            on_ready(url)
+            await stopping.wait()
+        logger.info("stopping: running work has %.0f s", config.drain_timeout)
 
 
 class _Server(uvicorn.Server):

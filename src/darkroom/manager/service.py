@@ -60,8 +60,11 @@ class Manager:
         self._loads: set[asyncio.Task[ModelStatus]] = set()
         self.stopping = False
 
-    async def start(self) -> None:
-        """Cleans up after a dead manager, then takes requests; the library is read meanwhile."""
+    async def start(self, *, with_old_jobs: bool = True) -> None:
+        """Cleans up after a dead manager, then takes requests; the library is read meanwhile.
+
+        with_old_jobs: take up the durable jobs of earlier managers.
+        """
         self.paths.models.mkdir(parents=True, exist_ok=True)
         self._tasks.append(asyncio.create_task(self._watch_library()))
         await self.pool.start()
@@ -69,7 +72,7 @@ class Manager:
         self.metrics.watch(
             self.pool.state, lambda: self.jobs_store.count(Status.QUEUED), lambda: self.stored_bytes
         )
-        self.jobs.start()
+        self.jobs.start(with_old_jobs=with_old_jobs)
         self._tasks.append(asyncio.create_task(self._watch_pool()))
 
     async def stop(self, drain: float | None = None) -> None:

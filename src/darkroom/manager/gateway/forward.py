@@ -98,6 +98,7 @@ class FromSidecar(Response):
         on_lease: Callable[[Lease], None] = lambda lease: None,
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
+        super().__init__()
         self._sidecars = sidecars
         self._model = model
         self._call = call

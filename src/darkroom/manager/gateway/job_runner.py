@@ -44,10 +44,14 @@ class JobRunner:
         self._logs: dict[str, EventLog] = {}
         self._cancelled: set[str] = set()
         self._others: list[asyncio.Task[None]] = []
+        self._takes_old = True
+        self._own: set[str] = set()
 
-    def start(self) -> None:
+    def start(self, *, with_old_jobs: bool = True) -> None:
         """Takes up what an earlier manager left: queued jobs go on, running ones are interrupted."""
-        for job in self._store.interrupt(time.time()):
+        self._takes_old = with_old_jobs
+        for job in self._store.with_status(Status.GENERATING) if with_old_jobs else ():
+            self._store.interrupt(job, time.time())
             logger.info("job %s: interrupted by the manager's end", job.id)
         self._others = [
             asyncio.create_task(self._follow_loads()),
@@ -59,15 +63,16 @@ class JobRunner:
         """Gives running jobs `drain` seconds; those that are not done then are interrupted."""
         for task in self._others:
             task.cancel()
-        running = {id: task for id, task in self._tasks.items() if self._live[id].status is Status.GENERATING}
-        for id, task in self._tasks.items():
-            if id not in running:
-                task.cancel()
-        self._live = {id: job for id, job in self._live.items() if id in running}
+        drawn = [job for job in self._live.values() if job.status is Status.GENERATING]
+        running = {self._tasks[job.id] for job in drawn}
+        for task in set(self._tasks.values()) - running:
+            task.cancel()
         if running:
-            await asyncio.wait(running.values(), timeout=drain)
+            await asyncio.wait(running, timeout=drain)
         await _ended([*self._tasks.values(), *self._others])
-        self._store.interrupt(time.time())
+        for job in drawn:
+            if not job.status.is_final:
+                self._store.interrupt(job, time.time())
 
     def add(self, job: Job, idempotency_key: str | None, most: int) -> tuple[Job, bool]:
         """Queues the job; see `JobStore.add`. Errors: GatewayError 429 when `most` jobs wait already."""
@@ -81,6 +86,7 @@ class JobRunner:
             )
         job, new = self._store.add(job, idempotency_key)
         if new:
+            self._own.add(job.id)
             self._fill()
         return self.get(job.id) or job, new
 
@@ -147,7 +153,8 @@ class JobRunner:
             model = self._live[id].model
             running[model] = running.get(model, 0) + 1
         for job in self._store.with_status(Status.QUEUED):
-            if job.id in self._tasks or running.get(job.model, 0) >= _PER_MODEL:
+            is_mine = self._takes_old or job.id in self._own
+            if job.id in self._tasks or not is_mine or running.get(job.model, 0) >= _PER_MODEL:
                 continue
             running[job.model] = running.get(job.model, 0) + 1
             self._live[job.id] = job

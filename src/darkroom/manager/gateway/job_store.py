@@ -142,18 +142,15 @@ class JobStore:
         """How many jobs are in that state."""
         return int(self._db.execute("SELECT COUNT(*) FROM jobs WHERE status = ?", (status,)).fetchone()[0])
 
-    def interrupt(self, now: float) -> list[Job]:
-        """Marks what an earlier manager was drawing as interrupted."""
-        running = self.with_status(Status.GENERATING)
-        for job in running:
-            job.status, job.completed = Status.INTERRUPTED, now
-            job.error = Fault(
-                code="interrupted",
-                message=f"job {job.id}: the manager stopped while it was drawn; POST its /retry to go on",
-            )
-            job.last_event += 1000  # beyond what clients of the dead manager may have seen
-            self.save(job)
-        return running
+    def interrupt(self, job: Job, now: float) -> None:
+        """Marks a job that a manager was drawing when it ended."""
+        job.status, job.completed = Status.INTERRUPTED, now
+        job.error = Fault(
+            code="interrupted",
+            message=f"job {job.id}: the manager stopped while it was drawn; POST its /retry to go on",
+        )
+        job.last_event += 1000  # beyond what clients of the dead manager may have seen
+        self.save(job)
 
     def delete_older(self, before: float) -> list[Job]:
         """Forgets jobs that ended before then, and returns them."""
