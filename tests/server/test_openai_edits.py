@@ -114,6 +114,7 @@ def test_markup_is_drawn_onto_the_first_image(server: RunningServer) -> None:
     assert with_markup[0].b64_json == expected[0].b64_json
 
 
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
 def test_variation(server: RunningServer) -> None:
     images = connect(server).images
     data: Any = images.create_variation(

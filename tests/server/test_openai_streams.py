@@ -97,7 +97,7 @@ def test_the_wire(server: RunningServer) -> None:
 def test_an_error_in_the_middle_is_raised(server: RunningServer) -> None:
     client = connect(server)
     events = client.images.generate(
-        prompt=PROMPT, stream=True, partial_images=3, extra_body={"steps": 400, "preview_noisy": False}
+        prompt=PROMPT, stream=True, partial_images=3, size="64x64", extra_body={"steps": 400}
     )
     next(iter(events))
     (job,) = running(server.http)
