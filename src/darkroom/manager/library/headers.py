@@ -23,6 +23,8 @@ def read_header(path: Path, limit: int = READ_LIMIT) -> Header:
         head = file.read(HEAD)
         if not head:
             raise HeaderError("it is empty")
+        if safetensors_header.is_safetensors(head) and head[4:8] == bytes(4):
+            return safetensors_header.read_safetensors(file)  # a length may look like a pickle's beginning
         if head.startswith(gguf_header.MAGIC):
             return gguf_header.read_gguf(file)
         if head.startswith(torch_header.ZIP_MAGIC):

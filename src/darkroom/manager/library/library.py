@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -95,12 +95,17 @@ class Library:
             self._state = _State(scanned, models)
         return changed
 
-    async def watch(self, interval: float = 5.0) -> AsyncIterator[None]:
+    async def watch(self, interval: float = 5.0) -> AsyncGenerator[None]:
         """Scans again and again, and yields each time that something changed."""
         while True:
             if await asyncio.to_thread(self.scan):
                 yield
             await asyncio.sleep(interval)
+
+    @property
+    def files_read(self) -> int:
+        """How many files had to be read because nothing was known of them."""
+        return self._scanner.read
 
     def files(self) -> tuple[LibraryFile, ...]:
         """Every file, companions and broken ones as well."""

@@ -39,6 +39,7 @@ class Scanner:
     def __init__(self, index: FileIndex) -> None:
         self._index = index
         self._known = index.all()
+        self._news: dict[Stamp, Known] = {}
         self.read = 0
         """files that had to be read, since the start"""
 
@@ -47,21 +48,21 @@ class Scanner:
         found: list[Scanned] = []
         seen: set[Path] = set()
         inodes: set[tuple[Stamp, ...]] = set()
-        news: dict[Stamp, Known] = {}
         for root, origin in roots:
             for model in find_models(root):
                 if model.path in seen:
                     continue
                 seen.add(model.path)
-                scanned = self.look(model, origin, news)
+                scanned = self.look(model, origin)
                 if scanned is None or (scanned.stamps and scanned.stamps in inodes):
                     continue  # gone meanwhile, or another name of the same file
                 inodes.add(scanned.stamps)
                 found.append(scanned)
-        self._index.add(news.items())
+        self._index.add(self._news.items())
+        self._news.clear()
         return found
 
-    def look(self, model: Found, origin: Origin, news: dict[Stamp, Known] | None = None) -> Scanned | None:
+    def look(self, model: Found, origin: Origin) -> Scanned | None:
         """What one file is; None where it is gone."""
         stamps = []
         for path, _ in model.files:
@@ -72,22 +73,20 @@ class Scanner:
                 return None
         size = sum(stamp.size for stamp in stamps)
         if model.kind == "file":
-            known = self._known.get(stamps[0]) or self._read(model, stamps[0], news)
+            known = self._known.get(stamps[0]) or self._read(model, stamps[0])
         else:
             known = self._read_several(model)
         file = LibraryFile(model.path, known.format, size, known.identity, known.problem)
         return Scanned(file, origin, tuple(stamps), model.kind)
 
-    def _read(self, model: Found, stamp: Stamp, news: dict[Stamp, Known] | None) -> Known:
+    def _read(self, model: Found, stamp: Stamp) -> Known:
         self.read += 1
         try:
             known = read_file(model.path)
         except OSError as err:  # not kept: the file may be readable tomorrow without having changed
             problem = f"it cannot be read ({os.strerror(err.errno) if err.errno else err})"
             return Known(None, Identity(problem=problem), problem)
-        self._known[stamp] = known
-        if news is not None:
-            news[stamp] = known
+        self._known[stamp] = self._news[stamp] = known
         return known
 
     def _read_several(self, model: Found) -> Known:
