@@ -163,6 +163,8 @@ async def test_the_token_stays_with_the_hub(hub: HubServer, open_store: OpenStor
     await open_store(token="hf_mine").fetch(t5(served))
     assert {a.headers.get("authorization") for a in hub.asked if a.host == "hub"} == {"Bearer hf_mine"}
     assert {a.headers.get("authorization") for a in hub.asked if a.host == "cdn"} == {None}
+    assert all("hf_mine" not in str(a.headers) for a in hub.asked if a.host == "cdn")
+    assert all("darkroom/" in a.headers["user-agent"] for a in hub.asked)
 
 
 async def test_tokens_of_other_hosts(hub: HubServer, open_store: OpenStore) -> None:

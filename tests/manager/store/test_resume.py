@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -285,6 +286,24 @@ async def test_room_that_goes_away_pauses(hub: HubServer, open_store: OpenStore,
     await download.resume()
     assert (await download.wait()).read_bytes() == served.content
     assert hub.gets()[-1].start >= kept
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_whatever_happens_the_bytes_are_right(
+    hub: HubServer, store: Store, served: Served, seed: int
+) -> None:
+    chance = random.Random(seed)
+    for _ in range(chance.randint(3, 9)):
+        served.script.append(
+            chance.choice(
+                [
+                    Serve(cut_at=chance.randrange(SIZE)),
+                    Serve(cut_at=chance.randrange(SIZE), ranges=False),
+                    Serve(status=chance.choice([403, 429, 500, 503]), headers={"Retry-After": "0"}),
+                ]
+            )
+        )
+    assert (await store.fetch(wanted(served))).read_bytes() == served.content
 
 
 @pytest.fixture

@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -148,6 +152,8 @@ def hf_cache(folder: Path, sha256: str, data: bytes) -> Path:
     link = repo / "snapshots" / "abc" / "t5.safetensors"
     link.parent.mkdir(parents=True)
     link.symlink_to("../../blobs/" + sha256)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("abc")
     return blob
 
 
@@ -177,6 +183,13 @@ async def test_the_hub_s_sum_finds_it_in_the_cache(hub: HubServer, store: Store,
     hf_cache(tmp_path / "hf", t5.sha256, content(MIB))
     await store.fetch(Wanted("t5xxl", "t5.safetensors", repo=REPO, path="t5.safetensors"))
     assert not hub.gets()
+
+
+async def test_offline_the_cache_knows_the_sum(hub: HubServer, open_store: OpenStore, tmp_path: Path) -> None:
+    t5 = wanted(hub, "t5.safetensors", "t5xxl")
+    blob = hf_cache(tmp_path / "hf", t5.sha256, content(MIB))
+    unpinned = Wanted("t5xxl", "t5.safetensors", repo=REPO, path="t5.safetensors")
+    assert (await open_store(offline=True).fetch(unpinned)).samefile(blob)
 
 
 async def test_adopting_a_cache_reads_nothing(hub: HubServer, store: Store, tmp_path: Path) -> None:
@@ -322,3 +335,47 @@ async def test_two_stores_on_one_folder(hub: HubServer, open_store: OpenStore) -
     await asyncio.gather(*(store.fetch(file) for file in files for store in stores))
     assert len(hub.gets()) == len(files)
     assert len(stores[0].files()) == len(stores[1].files()) == len(files)
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[None]:
+    """Not root, who may do anything."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    yield
+    os.seteuid(before)
+
+
+@pytest.mark.usefixtures("unprivileged")
+async def test_a_store_of_somebody_else() -> None:
+    locked = Path(tempfile.mkdtemp())
+    try:
+        locked.chmod(0o500)
+        with pytest.raises(StoreError, match=r"Permission denied.*can be written to"):
+            Store(Paths.under(locked / "home"))
+    finally:
+        locked.rmdir()
+
+
+_OPEN = """
+import sys
+from pathlib import Path
+from darkroom.manager.store.ledger import Ledger
+
+sys.stdin.read(1)
+ledger = Ledger(Path(sys.argv[1]))
+for i in range(20):
+    ledger.add_name("vae", f"{sys.argv[2]}-{i}", "a" * 64)
+print(len(ledger.rows("SELECT * FROM names")))
+"""
+
+
+async def test_processes_that_begin_a_ledger_at_once(tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", _OPEN, str(tmp_path / "links.sqlite")]
+    processes = [
+        subprocess.Popen([*argv, str(n)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for n in range(5)
+    ]
+    answers = await asyncio.gather(*(asyncio.to_thread(p.communicate, "x", 50) for p in processes))
+    assert max(int(printed) for printed, _ in answers) == 100

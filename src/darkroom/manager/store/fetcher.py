@@ -12,7 +12,7 @@ from darkroom.manager.store.download import Download
 from darkroom.manager.store.elsewhere import Elsewhere
 from darkroom.manager.store.errors import FileNotOffered, Offline
 from darkroom.manager.store.folders import Folders, Stopped, sha256_of
-from darkroom.manager.store.hub import is_offline
+from darkroom.manager.store.hub import cache_folder, cached_sum, is_offline
 from darkroom.manager.store.ledger import Ledger, Source
 from darkroom.manager.store.locks import FileLock
 from darkroom.manager.store.network import Network
@@ -58,7 +58,7 @@ class Fetcher:
             if wanted.sha256 and (blob := self._blobs.find_or_restore(wanted.sha256)):
                 return self._named(blob, wanted, wanted.sha256)
             if is_offline(self._options):
-                return self._without_network(wanted)
+                return await self._without_network(wanted)
             download.show(State.QUEUED)
             async with self._places:
                 return await self._from_network(download)
@@ -104,11 +104,7 @@ class Fetcher:
         """These bytes on this machine: in the store, in adopted folders, in the Hugging Face cache."""
         if found := self._blobs.find_or_restore(sha256):
             return found
-        cache = self._options.hf_cache
-        if cache is None:
-            from huggingface_hub import constants
-
-            cache = Path(constants.HF_HUB_CACHE)
+        cache = cache_folder(self._options)
         stop = threading.Event()
         try:
             return await asyncio.to_thread(
@@ -141,11 +137,12 @@ class Fetcher:
             self._ledger.add_source(sha256, source)
         return path
 
-    def _without_network(self, wanted: Wanted) -> Path:
-        if not wanted.sha256 and (last := self._ledger.last_from(wanted.origin)):
-            file = self._blobs.find_or_restore(last[0]) or self._elsewhere.find(last[0])
-            if file is not None:
-                return self._named(file, wanted, last[0])
+    async def _without_network(self, wanted: Wanted) -> Path:
+        if not wanted.sha256:
+            last = self._ledger.last_from(wanted.origin)
+            for sha256 in (last[0] if last else "", cached_sum(wanted, self._options)):
+                if sha256 and (found := await self.locate(sha256, None)):
+                    return self._named(found, wanted, sha256)
         place = self._folders.link(wanted.role, wanted.name)
         raise Offline(
             f"{wanted.name}: is not on this machine and offline mode is on; unset HF_HUB_OFFLINE, or get it "

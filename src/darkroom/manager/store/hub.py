@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+from importlib.metadata import version
+from pathlib import Path
 
 import httpx2
 
@@ -24,6 +26,26 @@ def is_offline(options: StoreOptions) -> bool:
     return constants.is_offline_mode() if options.offline is None else options.offline
 
 
+def cache_folder(options: StoreOptions) -> Path:
+    """Where huggingface_hub keeps files on this machine."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) if options.hf_cache is None else options.hf_cache
+
+
+def cached_sum(wanted: Wanted, options: StoreOptions) -> str:
+    """The sha256 of a repository's file in the Hugging Face cache, if it is a large one that is there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if not wanted.repo:
+        return ""
+    found = try_to_load_from_cache(
+        wanted.repo, wanted.path, cache_dir=cache_folder(options), revision=wanted.revision
+    )
+    name = Path(found).resolve().name if isinstance(found, str) else ""
+    return name if _SHA256.fullmatch(name) else ""
+
+
 async def hub_offer(wanted: Wanted, options: StoreOptions) -> Offer:
     """Asks the hub for a file of a repository.
 
@@ -35,12 +57,18 @@ async def hub_offer(wanted: Wanted, options: StoreOptions) -> Offer:
 def _ask(wanted: Wanted, options: StoreOptions) -> Offer:
     from huggingface_hub import constants, get_hf_file_metadata, get_token, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
     endpoint = (options.endpoint or constants.ENDPOINT).rstrip("/")
     token = get_token() if options.token is None else options.token
     url = hf_hub_url(wanted.repo, wanted.path, revision=wanted.revision, endpoint=endpoint)
+    headers = build_hf_headers(
+        token=token or False, library_name="darkroom", library_version=version("darkroom")
+    )
     try:
-        found = get_hf_file_metadata(url, token=token or False, timeout=_TIMEOUT_S, endpoint=endpoint)
+        found = get_hf_file_metadata(
+            url, token=token or False, timeout=_TIMEOUT_S, headers=headers, endpoint=endpoint
+        )
     except OfflineModeIsEnabled as error:
         raise Offline(f"{wanted.name}: offline mode is on; unset HF_HUB_OFFLINE to fetch it") from error
     except HfHubHTTPError as error:
@@ -50,7 +78,7 @@ def _ask(wanted: Wanted, options: StoreOptions) -> Offer:
     etag = found.etag or ""
     return Offer(
         url=url,
-        headers={"Authorization": f"Bearer {token}"} if token else {},
+        headers=headers,
         size=found.size,
         sha256=etag if _SHA256.fullmatch(etag) else "",
         etag=etag,

@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from darkroom.manager.store.errors import StoreError
+from darkroom.manager.store.locks import FileLock
 from darkroom.manager.store.wanted import Wanted
 
 _SCHEMA = """
@@ -61,6 +62,21 @@ class Use:
     sha256: str
 
 
+@contextmanager
+def _opening(path: Path) -> Iterator[None]:
+    """One process at a time: SQLite does not wait for its turn to change a new file's journal mode."""
+    lock = FileLock(path.with_suffix(".lock"))
+    deadline = time.monotonic() + 30.0
+    while not lock.acquire():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"another process holds {path.with_suffix('.lock')}")
+        time.sleep(0.01)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 class Ledger:
     """The tables. Every method is one transaction."""
 
@@ -68,13 +84,19 @@ class Ledger:
         """Raises StoreError when the file is none of ours or cannot be opened."""
         self._lock = threading.RLock()
         try:
-            self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
-            self._db.row_factory = sqlite3.Row
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.executescript(_SCHEMA)
-        except sqlite3.Error as error:
-            raise StoreError(f"store's ledger {path}: {error}; move the file away to start anew") from error
+            with _opening(path):
+                self._open(path)
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(
+                f"store's ledger {path}: {error}; it must be a file of this program that can be written to"
+            ) from error
+
+    def _open(self, path: Path) -> None:
+        self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
+        self._db.row_factory = sqlite3.Row
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.executescript(_SCHEMA)
 
     def close(self) -> None:
         """Ends the connection."""

@@ -15,7 +15,7 @@ class FileLock:
         self._handle: int | None = None
 
     def acquire(self) -> bool:
-        """Takes the lock; False when another holds it."""
+        """Takes the lock; False when another holds it. Raises OSError when the place cannot be written to."""
         handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             if sys.platform == "win32":

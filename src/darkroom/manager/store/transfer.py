@@ -171,7 +171,12 @@ def _refused(response: httpx2.Response, offer: Offer, wanted: Wanted) -> Excepti
     status = response.status_code
     if offer.repo and response.headers.get("X-Error-Code"):
         endpoint = offer.page.removesuffix(f"/{offer.repo}")
-        return refusal(response, wanted, endpoint, has_token=bool(offer.headers))
+        return refusal(
+            response,
+            wanted,
+            endpoint,
+            has_token=any(name.lower() == "authorization" for name in offer.headers),
+        )
     if status in RETRIED:
         return TryAgain(f"{shown(offer.url)} answered {status}", wait_asked_for(response.headers))
     if offer.repo and status in (401, 403) and _origin(str(response.url)) != _origin(offer.url):
