@@ -59,7 +59,7 @@ class Denoising:
 
     def _draw(self, group: Sequence[Drawing], predict: PredictBatch[Conditioning]) -> None:
         rows = [(drawing, image) for drawing in group for image in drawing.undone]
-        most = most_together(self._parts, group[0]) if len(rows) > 1 else 1
+        most = most_together(self._parts, group[0].plan) if len(rows) > 1 else 1
         for size in evenly(len(rows), most):
             batch, rows = rows[:size], rows[size:]
             batch = [row for row in batch if row[0].error is None]

@@ -39,7 +39,7 @@ from darkroom.engine.plan import Plan, make_plan
 from darkroom.engine.preview import Previewer
 from darkroom.engine.prompts import Prompts
 from darkroom.engine.report import Report
-from darkroom.engine.sharing import can_share
+from darkroom.engine.sharing import can_share, most_together
 from darkroom.engine.tokens import tokenizer_of
 from darkroom.families.base import Frame
 from darkroom.families.embeddings import find_embeddings
@@ -176,6 +176,10 @@ class Engine:
     def can_share(self, first: Plan, second: Plan) -> bool:
         """Whether `generate_many` may draw two planned requests as one batch."""
         return can_share(first, second)
+
+    def most_together(self, plan: Plan) -> int:
+        """How many pictures like this one `generate_many` draws at once; 1 where a batch does not pay."""
+        return most_together(self.parts, plan)
 
     def count_tokens(self, text: str) -> int:
         """The tokens of a text as the model counts them, without any that begin, end or fill up a prompt."""

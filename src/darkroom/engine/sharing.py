@@ -102,7 +102,7 @@ def _until_full(parts: Parts, plan: Plan) -> int:
 
 def _calls(plan: Plan) -> int:
     """Latents of one picture in one call of the network."""
-    return 1 if drawing.uncond is None else 2
+    return 2 if plan.guidance.wants_uncond else 1
 
 
 def evenly(count: int, most: int) -> list[int]:

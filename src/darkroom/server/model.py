@@ -139,6 +139,16 @@ class LoadedModel:
         """Draws; what became of each request."""
         return self._engine.generate_many(requests)
 
+    def together(self, plans: Sequence[Plan]) -> list[int]:
+        """Which of these are worth drawing at once with the first, by their places; the first is 0."""
+        most = self._engine.most_together(plans[0])
+        chosen, pictures = [0], len(plans[0].seeds)
+        for place, plan in enumerate(plans[1:], 1):
+            if pictures + len(plan.seeds) <= most and self._engine.can_share(plans[0], plan):
+                chosen.append(place)
+                pictures += len(plan.seeds)
+        return chosen
+
     def memory(self) -> dict[str, tuple[int, int]]:
         """Bytes free and in all of each card in use, by its name; any thread may ask."""
         cards = [backend for backend in self._engine.manager.backends if backend.device.type != "cpu"]

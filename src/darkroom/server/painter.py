@@ -56,12 +56,14 @@ class Painter:
             job = await self._book.next()
             try:
                 model = await self._holder.loaded()
-            except NotReady as error:
+                jobs = await self._with_company(model, job)
+            except Exception as error:
+                if not isinstance(error, NotReady):
+                    logger.exception("job %s: a fault in Darkroom", job.id)
                 if self._book.leave_queue(job):
-                    self.fail(job, error)
+                    self.fail(job, error if isinstance(error, DarkroomError) else _fault(error))
                 continue
-            if job in self._book.waiting:  # it may have been cancelled in the meantime
-                jobs = [job]
+            if jobs:
                 self._book.begin(jobs)
                 await self._draw(model, jobs)
 
@@ -79,7 +81,19 @@ class Painter:
         """Takes no more previews."""
         self._previews.shutdown(wait=False, cancel_futures=True)
 
+    async def _with_company(self, model: LoadedModel, first: Job) -> list[Job]:
+        """The job and those behind it that are worth drawing with it, but for any that left meanwhile."""
+        waiting = [job for job in self._book.waiting if job.plan is not None]
+        if waiting[:1] != [first]:
+            return []
+        plans = [job.plan for job in waiting if job.plan is not None]
+        places = [0] if len(plans) == 1 else await self._worker.run(lambda: model.together(plans))
+        still = set(self._book.waiting)
+        return [waiting[place] for place in places if waiting[place] in still]
+
     async def _draw(self, model: LoadedModel, jobs: list[Job]) -> None:
+        if len(jobs) > 1:
+            logger.info("jobs %s: drawn together", ", ".join(job.id for job in jobs))
         work = [(job.request, self._hooks(job)) for job in jobs]
         outcomes: list[GenerationResult | DarkroomError]
         try:
