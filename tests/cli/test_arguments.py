@@ -105,6 +105,7 @@ def test_the_option_that_was_meant_is_named() -> None:
         ("--cfg-scale", "-1"),
         ("--cfg-scale", "nan"),
         ("--cfg-scale", "inf"),
+        ("--cfg-scale", "1e307"),
         ("--strength", "1.5"),
         ("--eta", "x"),
         ("--sigmas", "1"),

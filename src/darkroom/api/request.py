@@ -14,6 +14,9 @@ from darkroom.api.options import opt
 ImageSource = Path | bytes | Image
 """A picture on its way in: a file, the bytes of one, or an already decoded image."""
 
+LARGEST_SCALE = 1_000_000
+"""Of guidance, noise and shift: far above what makes a picture, far below where float32 ends."""
+
 
 class TileSize(NamedTuple):
     """Width and height of a tile in latent pixels; below 4 they are 32."""
@@ -91,6 +94,7 @@ class GenerationRequest(BaseModel):
         "--cfg-scale",
         metavar="SCALE",
         ge=0,
+        le=LARGEST_SCALE,
         allow_inf_nan=False,
     )
     guidance: float | None = opt(
@@ -99,6 +103,7 @@ class GenerationRequest(BaseModel):
         "--guidance",
         metavar="SCALE",
         ge=0,
+        le=LARGEST_SCALE,
         allow_inf_nan=False,
     )
     eta: float | None = opt(
@@ -107,6 +112,7 @@ class GenerationRequest(BaseModel):
         "--eta",
         metavar="ETA",
         ge=0,
+        le=LARGEST_SCALE,
         allow_inf_nan=False,
     )
     sampling_method: SampleMethod | None = opt(
@@ -136,6 +142,7 @@ class GenerationRequest(BaseModel):
         "--flow-shift",
         metavar="SHIFT",
         ge=0,
+        le=LARGEST_SCALE,
         allow_inf_nan=False,
     )
     timestep_shift: int = opt(

@@ -32,6 +32,14 @@ from darkroom.server.service import Service
 
 _FORMATS = {"jpg": ImageFormat.JPEG}
 
+_NAMES = {
+    "guidance": "distilled_cfg_scale",
+    "batch_count": "batch_size",
+    "sampling_method": "sampler_name",
+    "strength": "denoising_strength",
+}
+"""What A1111 calls a field of GenerationRequest, where it is another name."""
+
 
 def router(service: Service, settings: Settings) -> APIRouter:
     """The two routes."""
@@ -58,7 +66,7 @@ def router(service: Service, settings: Settings) -> APIRouter:
         options = with_output(options, extra)
         usual = service.info().method
         fields = await asyncio.to_thread(to_fields, body, prompt, extra, options, canvas, usual)
-        request = service.request(**preview_fields(options, service) | fields)
+        request = service.request(_NAMES, **preview_fields(options, service) | fields)
         job = await service.submit(request, api=API, previews=options.live_previews_enable)
         result = await service.result_or_cancel(http, job)
         if not result.images:
