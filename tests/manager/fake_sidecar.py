@@ -134,6 +134,8 @@ class Fake:
                 if self.rung < given.fake_draw_oom:
                     if given.fake_die_of_oom:
                         die(f"ggml_backend_cuda: {OOM}")
+                    if self.upstream:
+                        print(f"[ERROR] ggml_extend.hpp - vae: {OOM}", flush=True)
                     return OOM
                 for step in range(1, steps + 1):
                     if job and job["status"] == "cancelled":
@@ -267,7 +269,9 @@ class Handler(BaseHTTPRequestHandler):
     def openai(self, request: dict[str, object]) -> None:
         fake, picture = self.fake, base64.b64encode(PNG).decode()
         error = fake.draw(int(str(request.get("steps") or fake.given.steps)))
-        if error:
+        if error and fake.upstream:
+            self.answer(500, {"error": "generate_image returned no results"})
+        elif error:
             fault = {"message": error, "type": "server_error", "code": "out_of_memory", "param": None}
             self.answer(500, {"error": fault})
         elif request.get("stream"):

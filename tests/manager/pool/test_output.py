@@ -56,6 +56,16 @@ def test_the_tail_has_the_last_lines_and_no_secrets(output: Output) -> None:
     assert output.tail[-1] == "token ***, Authorization: Bearer ***"
 
 
+def test_what_is_new_since_a_moment(output: Output) -> None:
+    output.feed(b"old\n")
+    count = output.count
+    assert output.since(count) == ()
+    output.feed(b"new\nnewer\n")
+    assert output.since(count) == ("new", "newer")
+    output.feed(b"many\n" * 500)
+    assert output.since(count) == ("many",) * TAIL_LINES
+
+
 def test_bytes_that_are_no_text(output: Output) -> None:
     output.feed(b"\xff\xfe\n" + b"x" * 200_000)
     assert output.tail[0] == "\ufffd\ufffd"

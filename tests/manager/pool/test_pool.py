@@ -6,6 +6,7 @@ import asyncio
 import math
 from pathlib import Path
 
+import httpx2
 import psutil
 import pytest
 from tests.manager.pool.conftest import (
@@ -19,10 +20,11 @@ from tests.manager.pool.conftest import (
     until_status,
 )
 
-from darkroom.api.errors import RequestError
+from darkroom.api.errors import OutOfMemoryError, RequestError
 from darkroom.manager.model_settings import ModelSettings
 from darkroom.manager.pool import (
     FailureKind,
+    Lease,
     LoadFailed,
     ModelState,
     PoolError,
@@ -342,6 +344,18 @@ def test_a_lower_rung_lets_the_same_request_succeed(darkroom: Darkroom) -> None:
     asyncio.run(story())
 
 
+def test_requests_that_run_out_of_memory_together_cost_one_rung(darkroom: Darkroom) -> None:
+    darkroom.flags["a"] = ["--fake-draw-oom", "1"]
+
+    async def story() -> None:
+        async with darkroom.pool() as pool:
+            answers = await asyncio.gather(*(pool.run("a", draw) for _ in range(8)))
+            assert len(answers) == 8
+            assert (pool.status("a").rung, pool.status("a").loads) == (1, 2)
+
+    asyncio.run(story())
+
+
 def test_a_load_that_needs_a_lower_rung(darkroom: Darkroom) -> None:
     darkroom.flags["a"] = ["--fake-load-oom", "2"]
     darkroom.flags["b"] = ["--fake-load-oom", "4"]
@@ -366,6 +380,24 @@ def test_an_engine_that_dies_when_memory_is_short(darkroom: Darkroom) -> None:
     async def story() -> None:
         async with darkroom.pool() as pool:
             assert (await pool.run("a", draw))["data"]
+            assert pool.status("a").rung == 1
+
+    asyncio.run(story())
+
+
+def test_an_engine_that_tells_of_short_memory_on_its_output_alone(darkroom: Darkroom) -> None:
+    darkroom.settings["a"] = ModelSettings(engine=darkroom.upstream, extra_args=("--fake-draw-oom", "1"))
+
+    async def work(lease: Lease) -> int:
+        async with httpx2.AsyncClient(trust_env=False, timeout=60) as client:
+            answer = await client.post(f"{lease.url}/v1/images/generations", json={"prompt": "x"})
+        if answer.status_code == 500 and lease.ran_out_of_memory():
+            raise OutOfMemoryError("the engine has said so")
+        return answer.status_code
+
+    async def story() -> None:
+        async with darkroom.pool() as pool:
+            assert await pool.run("a", work) == 200
             assert pool.status("a").rung == 1
 
     asyncio.run(story())

@@ -54,7 +54,7 @@ def command_line(engine: Engine, spec: LaunchSpec, rung: Rung, port: int) -> Com
     if "--parent-pid" in engine.flags:
         line.add("--parent-pid", str(os.getpid()))
     for role, path in spec.files.items():
-        line.add(role.flag, str(path))
+        line.add(role.flag, str(path.absolute()))
     _add_threads(line, engine, spec)
     _add_placement(line, engine, spec, rung)
     _add_defaults(line, engine, spec)

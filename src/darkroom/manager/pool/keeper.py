@@ -9,22 +9,20 @@ import math
 from darkroom.manager.pool import messages as m
 from darkroom.manager.pool.errors import (
     FailureKind,
-    LoadFailed,
-    PoolError,
     PoolFull,
     Quarantined,
     ShuttingDown,
 )
 from darkroom.manager.pool.memory import measure
 from darkroom.manager.pool.placing import Floor, Verdict, place
-from darkroom.manager.pool.record import Record, Ticket
+from darkroom.manager.pool.reactions import Reactions
+from darkroom.manager.pool.record import Record
 from darkroom.manager.pool.roster import Roster
 from darkroom.manager.pool.scheduler import Waiting, in_order
-from darkroom.manager.pool.sidecar import Gone, Loading, Ready, Sidecar
-from darkroom.manager.pool.state import Failure, ModelState
+from darkroom.manager.pool.sidecar import Gone, Loading, Ready
+from darkroom.manager.pool.state import ModelState
 
 _log = logging.getLogger(__name__)
-_FOREVER = -1e18
 
 
 class Keeper:
@@ -32,6 +30,7 @@ class Keeper:
 
     def __init__(self, roster: Roster) -> None:
         self._roster = roster
+        self._reactions = Reactions(roster)
         self._timer: asyncio.TimerHandle | None = None
         self._wake = math.inf
         self._closing: asyncio.Future[None] | None = None
@@ -60,22 +59,22 @@ class Keeper:
                 done.set_result(None)
 
     def _take(self, message: m.Message) -> None:
-        roster = self._roster
+        roster, reactions = self._roster, self._reactions
         match message:
             case m.Acquire(ticket):
-                self._acquire(ticket)
+                reactions.acquire(ticket)
             case m.Withdraw(ticket):
-                self._withdraw(ticket)
+                reactions.withdraw(ticket)
             case m.Release():
-                self._release(message)
+                reactions.release(message)
             case m.Specified():
-                self._specified(message)
+                reactions.specified(message)
             case Loading():
-                self._loading(message)
+                reactions.loading(message)
             case Ready():
-                self._ready(message)
+                reactions.ready(message)
             case Gone():
-                self._gone(message)
+                reactions.gone(message)
             case m.Measured(measurement):
                 roster.measured(measurement)
             case m.Restart(model, sidecar):
@@ -84,7 +83,7 @@ class Keeper:
                     record.reload = True
                     roster.stop(record, "cancelled", grace=0)
             case m.Unload():
-                self._unload(message)
+                reactions.unload(message)
             case m.Pin(model, pinned, done):
                 record = roster.get(model)
                 record.pinned = pinned
@@ -98,149 +97,14 @@ class Keeper:
             case m.Tick():
                 pass
 
-    # what requests and people want
-
-    def _acquire(self, ticket: Ticket) -> None:
-        if ticket.granted.done():
-            return
-        if self._closing:
-            ticket.granted.set_exception(ShuttingDown("pool: the manager is stopping"))
-            return
-        record = self._roster.get(ticket.model)
-        if ticket.insists:
-            record.quarantined_until = _FOREVER
-        record.tickets.append(ticket)
-
-    def _withdraw(self, ticket: Ticket) -> None:
-        """It may have been granted in the moment in which its client went."""
-        granted = ticket.granted
-        if ticket.takes_slot and granted.done() and not granted.cancelled() and not granted.exception():
-            record = self._roster.get(ticket.model)
-            if record.sidecar is granted.result():
-                self._end_lease(record)
-
-    def _release(self, message: m.Release) -> None:
-        record = self._roster.get(message.model)
-        is_here = record.sidecar is message.sidecar
-        if is_here:
-            self._end_lease(record)
-        helps = message.out_of_memory and (not is_here or self._roster.make_frugal(record))
-        if not message.answer.done():
-            message.answer.set_result(helps)
-
-    def _end_lease(self, record: Record) -> None:
-        record.leases -= 1
-        record.released = record.last_used = self._roster.now()
-        if record.sidecar:
-            record.sidecar.working = record.leases
-            record.sidecar.beat()
-        if record.state is ModelState.BUSY and not record.leases:
-            self._roster.set(record, ModelState.READY)
-
-    def _unload(self, message: m.Unload) -> None:
-        record = self._roster.get(message.model)
-        if record.sidecar is None:
-            record.fail(lambda: PoolError(f"model '{record.name}': was unloaded before it was there"))
-            message.done.set_result(None)
-            return
-        record.unloaded.append(message.done)
-        if not record.is_up:
-            record.fail(lambda: PoolError(f"model '{record.name}': was unloaded while it loaded"))
-        if record.leases and not message.force:
-            self._roster.drain(record, "unloaded")
-        else:
-            self._roster.stop(record, "unloaded")
-
     def _shut_down(self, drain: float, done: asyncio.Future[None]) -> None:
         if self._closing is None:
-            self._closing = done
+            self._closing, self._reactions.is_closing = done, True
             for record in self._roster.records.values():
                 record.fail(lambda: ShuttingDown("pool: the manager is stopping"))
         else:
             self._also_done.append(done)
         self._drain_until = min(self._drain_until, self._roster.now() + drain)
-
-    # what helpers and processes tell
-
-    def _specified(self, message: m.Specified) -> None:
-        record = self._roster.get(message.model)
-        if record.state is not ModelState.VALIDATING:
-            return
-        if isinstance(message.known, Exception):
-            error = message.known
-            record.fail(lambda: error)
-            self._roster.set(record, ModelState.ABSENT, str(error))
-            return
-        spec, engine, measurement = message.known
-        self._roster.measured(measurement)
-        self._roster.specified(record, spec, engine)
-
-    def _loading(self, message: Loading) -> None:
-        record = self._roster.get(message.sidecar.launch.model)
-        if record.sidecar is message.sidecar and not record.is_up:
-            record.bytes_read = message.read
-            record.bytes_total = message.total or record.bytes_total
-            if record.state is ModelState.STARTING:
-                self._roster.set(record, ModelState.LOADING)
-            else:
-                self._roster.tell(record, "progress")
-
-    def _ready(self, message: Ready) -> None:
-        record = self._roster.get(message.sidecar.launch.model)
-        if record.sidecar is not message.sidecar or record.state is ModelState.STOPPING:
-            return
-        now = self._roster.now()
-        record.is_up, record.failure = True, None
-        record.load_seconds = now - record.started
-        record.bytes_read = record.bytes_total = max(record.bytes_read, record.bytes_total)
-        record.loads += 1
-        record.port_attempts = record.evictions = record.uses = 0
-        record.last_used = record.turn_started = now
-        record.released, record.keep_alive = -math.inf, None
-        record.drop_cancelled()
-        record.batch = len(record.tickets)
-        self._roster.set(record, ModelState.READY)
-        _log.info("model '%s': ready in %.1f s at %s", record.name, record.load_seconds, message.sidecar.url)
-
-    def _gone(self, message: Gone) -> None:
-        record = self._roster.get(message.sidecar.launch.model)
-        was_up = record.is_up
-        if record.sidecar is not message.sidecar or not self._roster.bury(record, message):
-            return
-        if message.failure is None:
-            self._roster.set(record, ModelState.ABSENT, record.stop_reason)
-        elif was_up:
-            self._crashed(record, message.failure)
-        else:
-            self._load_failed(record, message.failure)
-        if record.reload and not self._closing:
-            self._acquire(Ticket(record.name, _unheard(), self._roster.now(), takes_slot=False))
-        record.reload = False
-
-    def _crashed(self, record: Record, failure: Failure) -> None:
-        """While it served: the requests with it are lost, those that wait get a new process."""
-        record.restarts += 1
-        record.failure = failure
-        if failure.kind is not FailureKind.OUT_OF_MEMORY or not self._roster.make_frugal(record):
-            record.note_failure(failure, self._roster.now(), self._roster.patience)
-        _log.warning("model '%s': %s", record.name, failure.message)
-        self._roster.set(record, ModelState.FAILED, failure.message)
-
-    def _load_failed(self, record: Record, failure: Failure) -> None:
-        patience = self._roster.patience
-        if failure.kind is FailureKind.PORT and record.port_attempts + 1 < patience.port_attempts:
-            record.port_attempts += 1
-            self._roster.set(record, ModelState.QUEUED, failure.message)
-            return
-        if failure.kind is FailureKind.OUT_OF_MEMORY and self._roster.make_frugal(record):
-            self._roster.begin_to_specify(record)
-            return
-        record.port_attempts = record.evictions = 0
-        record.note_failure(failure, self._roster.now(), patience)
-        _log.warning("model '%s': %s", record.name, failure.message)
-        self._roster.set(record, ModelState.FAILED, failure.message)
-        message = f"model '{record.name}': could not be loaded: {failure.message}"
-        record.fail(lambda: LoadFailed(message, failure.kind, failure.tail))
 
     # decisions
 
@@ -364,10 +228,3 @@ def _quarantined(record: Record, now: float) -> Quarantined:
         failure.tail if failure else (),
         retry_after=max(1.0, wait),
     )
-
-
-def _unheard() -> asyncio.Future[Sidecar]:
-    """For a ticket that nobody waits for: its error is nobody's."""
-    future: asyncio.Future[Sidecar] = asyncio.get_running_loop().create_future()
-    future.add_done_callback(lambda future: future.cancelled() or future.exception())
-    return future

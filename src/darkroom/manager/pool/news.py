@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from darkroom.manager.pool.state import ModelStatus, PoolEvent
 
@@ -38,12 +38,12 @@ class News:
                     queue.get_nowait()
             queue.put_nowait(None)
 
-    async def listen(self, now: list[ModelStatus]) -> AsyncIterator[PoolEvent]:
-        """How everything is, as events of type `state`, then what happens, until the pool is shut down."""
+    async def listen(self, now: Callable[[], list[ModelStatus]]) -> AsyncIterator[PoolEvent]:
+        """How everything is `now`, as events of type `state`, then what happens, until there is no pool."""
         queue: asyncio.Queue[PoolEvent | None] = asyncio.Queue(_BACKLOG)
         self._listeners.add(queue)
         try:
-            for status in now:
+            for status in now():
                 yield PoolEvent(next(self._ids), "state", status)
             while not self._is_over or not queue.empty():
                 event = await queue.get()

@@ -50,6 +50,7 @@ class Output:
         self._lines: deque[str] = deque(maxlen=TAIL_LINES)
         self._bar = ""
         self._rest = b""
+        self._count = 0
 
     def feed(self, data: bytes) -> None:
         """Takes what has just been printed."""
@@ -63,6 +64,7 @@ class Output:
                 self._on_bar(bar)
             elif text:
                 self._lines.append(text)
+                self._count += 1
                 written.append(text)
         if texts:
             self._on_line()
@@ -79,6 +81,16 @@ class Output:
                 stream.write(text + "\n")
         except OSError:
             return
+
+    @property
+    def count(self) -> int:
+        """How many lines there have been."""
+        return self._count
+
+    def since(self, count: int) -> tuple[str, ...]:
+        """The lines after the first `count`, as far as they are kept."""
+        new = min(self._count - count, len(self._lines))
+        return tuple(self._lines)[len(self._lines) - new :]
 
     @property
     def tail(self) -> tuple[str, ...]:

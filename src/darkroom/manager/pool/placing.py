@@ -31,7 +31,7 @@ class Floor:
     def room(self) -> Room:
         """For the eviction rule."""
         memory = self.measurement.available(
-            [record.memory for record in self.live], self.config.memory_budget
+            [record.held() for record in self.live], self.config.memory_budget
         )
         return Room(min(self.config.max_loaded, len(self.live) + self.free_ports), memory)
 
@@ -81,7 +81,8 @@ def place(record: Record, floor: Floor, now: float) -> Verdict:
             evict=tuple(other for other in drain if is_idle(other)),
             drain=tuple(other for other in drain if not is_idle(other) and not _leaves(other)),
         )
-    return Verdict(ask_again=min((_next(record, other, floor) for other in staying), default=math.inf))
+    times = (_next(record, other, floor) for other in staying)
+    return Verdict(ask_again=min((time for time in times if time > now), default=math.inf))
 
 
 def _leaves(other: Record) -> bool:

@@ -15,6 +15,7 @@ import httpx2
 from darkroom.api.errors import DarkroomError, OutOfMemoryError
 from darkroom.manager.config import ManagerConfig, Paths
 from darkroom.manager.pool import messages as m
+from darkroom.manager.pool.diagnosis import diagnose
 from darkroom.manager.pool.errors import FailureKind, ShuttingDown, SidecarLost
 from darkroom.manager.pool.keeper import Keeper
 from darkroom.manager.pool.ladder import Rung
@@ -41,6 +42,8 @@ class Lease:
     model: str
     sidecar: Sidecar
     _inbox: asyncio.Queue[m.Message]
+    _lines: int
+    """those that the process had printed before"""
 
     @property
     def url(self) -> str:
@@ -56,6 +59,10 @@ class Lease:
     def rung(self) -> Rung:
         """How frugal the process is."""
         return self.sidecar.launch.rung
+
+    def ran_out_of_memory(self) -> bool:
+        """Whether the process has said so since the lease began; some engines tell it nowhere else."""
+        return diagnose(0, self.sidecar.output.since(self._lines)) is FailureKind.OUT_OF_MEMORY
 
     def beat(self) -> None:
         """Tells that there was progress, such as an event of the job's stream."""
@@ -153,7 +160,8 @@ class Pool:
     async def _leased(self, model: str, keep_alive: float | None) -> AsyncIterator[tuple[Lease, _Outcome]]:
         roster = self._running
         sidecar = await self._ask(self._ticket(model, keep_alive=keep_alive))
-        lease, outcome, is_short = Lease(model, sidecar, roster.inbox), _Outcome(), False
+        lease = Lease(model, sidecar, roster.inbox, sidecar.output.count)
+        outcome, is_short = _Outcome(), False
         try:
             yield lease, outcome
         except OutOfMemoryError:
@@ -205,7 +213,7 @@ class Pool:
 
     def events(self) -> AsyncIterator[PoolEvent]:
         """How everything is, then what happens, until the pool is shut down."""
-        return self._running.news.listen(self.state())
+        return self._running.news.listen(self.state)
 
     def logs(self, model: str) -> tuple[str, ...]:
         """The last lines that the model's process has printed, or the one before it."""

@@ -106,7 +106,7 @@ class Record:
         return Running(
             self.name,
             self.last_used,
-            self.peak or self.memory or self.estimate(),
+            self.need(),
             busy,
             self.is_pinned,
             max(1, self.uses),
@@ -117,12 +117,16 @@ class Record:
         """Bytes by device before anything was measured: the files and a tenth for work."""
         if not self.spec or not self.spec.weight_bytes:
             return {}
-        on_cpu = self.device in ("", RAM) or self.rung is Rung.STREAMED
-        return {RAM if on_cpu else "cuda0": self.spec.weight_bytes * 11 // 10}
+        on_cpu = not self.device or self.rung is Rung.STREAMED
+        return {RAM if on_cpu else self.device: self.spec.weight_bytes * 11 // 10}
 
     def need(self) -> dict[str, int]:
-        """Bytes by device that it will take."""
-        return self.peak or self.estimate()
+        """Bytes by device that it takes at most; what nobody could measure is estimated."""
+        return self.estimate() | self.memory | self.peak
+
+    def held(self) -> dict[str, int]:
+        """Bytes by device that it has now."""
+        return self.estimate() | self.memory if self.is_up else self.memory
 
     def fail(self, make: Callable[[], Exception]) -> None:
         """Everyone who waits gets the error."""

@@ -207,6 +207,9 @@ class Roster:
 
     def make_frugal(self, record: Record) -> bool:
         """Memory was short: makes room, or puts the model one rung down. False: nothing is left to do."""
+        sidecar = record.sidecar
+        if self.is_blocked(record) or (sidecar and sidecar.launch.rung is not record.rung):
+            return True  # another request has said so already
         self.tell(record, "out_of_memory", record.rung.title)
         idle = [
             other

@@ -199,7 +199,8 @@ class Sidecar:
                 continue  # it answers nobody while it draws
             probed = now
             health = await read_health(client, self.launch.engine, self.launch.port)
-            failures = 0 if health and self._is_ours(health) else failures + 1
+            is_well = self.working or (health and self._is_ours(health))
+            failures = 0 if is_well else failures + 1
             if failures >= self.patience.probe_failures:
                 raise _Failed(FailureKind.HANG, f"{failures} probes were not answered")
             if health:

@@ -49,7 +49,7 @@ class Patience:
     crash_window: float = 600.0
     quarantine: tuple[float, ...] = (30.0, 120.0, 600.0)
     """one after the other; the last one is repeated"""
-    measure: float = 2.0
+    measure: float = 5.0
     """between measurements of memory"""
     port_attempts: int = 3
     linger: float = 0.3
