@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -45,6 +46,8 @@ class StoredFile:
 class SignedFiles:
     """Finished pictures in memory, each reachable by a URL that cannot be guessed and that expires.
 
+    For several threads at once.
+
     clock: seconds since 1970.
     """
 
@@ -60,14 +63,16 @@ class SignedFiles:
         self._secret = secrets.token_bytes(32)
         self._files: OrderedDict[str, StoredFile] = OrderedDict()
         self._bytes = 0
+        self._lock = threading.Lock()
 
     def put(self, data: bytes, format: str) -> str:
         """Keeps a picture for its time; its path, signed. format: png, jpeg or webp."""
         expires = int(self._clock()) + self._lifetime
         name = f"{secrets.token_hex(16)}.{format}"
-        self._files[name] = StoredFile(data, f"image/{format}", expires)
-        self._bytes += len(data)
-        self._make_room()
+        with self._lock:
+            self._files[name] = StoredFile(data, f"image/{format}", expires)
+            self._bytes += len(data)
+            self._make_room()
         return f"{FOLDER}/{name}?exp={expires}&sig={self._sign(name, expires)}"
 
     def get(self, name: str, expires: str, signature: str) -> StoredFile:

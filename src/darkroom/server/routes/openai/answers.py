@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import time
 from collections.abc import Callable
@@ -43,11 +42,15 @@ class Wishes:
             images_out=outline.tokens * pictures,
         )
 
-    async def encode(self, image: Image.Image, infotext: str = "") -> bytes:
-        """The picture as a file's bytes; in a thread."""
-        format = ImageFormat(self.format)
+    def encode(self, image: Image.Image, infotext: str = "") -> bytes:
+        """The picture as a file's bytes; this takes its time."""
         text = infotext if self.with_infotext else ""
-        return await asyncio.to_thread(write_picture, image, format, self.compression, text)
+        return write_picture(image, ImageFormat(self.format), self.compression, text)
+
+
+def to_base64(data: bytes) -> str:
+    """As JSON carries bytes."""
+    return base64.b64encode(data).decode("ascii")
 
 
 def infotext(result: GenerationResult, index: int) -> str:
@@ -55,20 +58,20 @@ def infotext(result: GenerationResult, index: int) -> str:
     return result.infotexts[index] if result.infotexts else ""
 
 
-async def images_response(
+def images_response(
     result: GenerationResult,
     outline: Outline,
     wishes: Wishes,
     url_of: Callable[[bytes], str] | None,
 ) -> ImagesResponse:
-    """The answer to a request that is not streamed.
+    """The answer to a request that is not streamed; not for the event loop's thread.
 
     url_of: keeps a file and tells where it can be had; None puts the files into the answer.
     """
-    files = [await wishes.encode(image, infotext(result, i)) for i, image in enumerate(result.images)]
+    files = [wishes.encode(image, infotext(result, i)) for i, image in enumerate(result.images)]
     data = [
         ImageData(
-            b64_json=base64.b64encode(file).decode("ascii") if url_of is None else None,
+            b64_json=to_base64(file) if url_of is None else None,
             url=None if url_of is None else url_of(file),
             seed=result.seeds[i],
             metadata=_metadata(infotext(result, i)),

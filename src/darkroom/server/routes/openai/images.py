@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from darkroom.api.errors import Cancelled
 from darkroom.api.extra_args import NAME
@@ -74,9 +74,11 @@ class Images:
         result = await self.service.result_or_cancel(http, job)
         if not result.images:
             raise Cancelled("interrupted before a picture was finished")
-        answer = await images_response(result, job.outline, wishes, self._url_of(http, request, wishes))
+        url_of = self._url_of(http, request, wishes)
+        answer = await asyncio.to_thread(images_response, result, job.outline, wishes, url_of)
+        body = await asyncio.to_thread(answer.model_dump_json, exclude_none=True)
         headers["openai-processing-ms"] = str(round((time.perf_counter() - begun) * 1000))
-        return JSONResponse(answer.body(), headers=headers)
+        return Response(body, media_type="application/json", headers=headers)
 
     def _generation(self, request: ImageRequest, inputs: Inputs, info: ModelInfo) -> GenerationRequest:
         facts = ModelFacts(

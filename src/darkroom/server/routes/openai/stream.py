@@ -17,10 +17,11 @@ from starlette.types import Receive, Scope, Send
 from darkroom.api.errors import Cancelled
 from darkroom.api.events import PING, sse
 from darkroom.api.openai import CompletedEvent, PartialImageEvent
+from darkroom.api.result import GenerationResult
 from darkroom.server.answers import as_api_error, content
 from darkroom.server.jobs import Job
 from darkroom.server.pings import with_pings
-from darkroom.server.routes.openai.answers import Wishes, infotext
+from darkroom.server.routes.openai.answers import Wishes, infotext, to_base64
 from darkroom.server.service import Service
 
 
@@ -73,48 +74,43 @@ class PictureStream(StreamingResponse):
                 number = preview["image"]
                 due = (sent[number] + 1) * self._job.outline.steps / (self._wishes.partials + 1)
                 if sent[number] < self._wishes.partials and preview["step"] >= due:
-                    yield await self._partial(preview, sent[number])
+                    yield await asyncio.to_thread(self._partial, preview, sent[number])
                     sent[number] += 1
-
-    async def _partial(self, preview: dict[str, Any], index: int) -> bytes:
-        jpeg = base64.b64decode(preview["b64_json"])
-        picture = await asyncio.to_thread(self._enlarged, jpeg)
-        event = PartialImageEvent(
-            type="image_edit.partial_image" if self._is_edit else "image_generation.partial_image",
-            b64_json=_base64(await self._wishes.encode(picture)),
-            created_at=int(time.time()),
-            output_format=self._wishes.format,
-            quality=self._wishes.level,
-            size=f"{picture.width}x{picture.height}",
-            partial_image_index=index,
-            image_index=preview["image"] - 1,
-        )
-        return sse(event.type, event.body())
-
-    def _enlarged(self, jpeg: bytes) -> Image.Image:
-        """Previews may be small; a partial image has the size of the picture to come."""
-        size = (self._job.outline.width, self._job.outline.height)
-        return Image.open(io.BytesIO(jpeg)).convert("RGB").resize(size, Image.Resampling.BICUBIC)
 
     async def _pictures(self) -> AsyncIterator[bytes]:
         result = await self._service.result(self._job)
         if not result.images:
             raise Cancelled("interrupted before a picture was finished")
-        for index, picture in enumerate(result.images):
-            event = CompletedEvent(
-                type="image_edit.completed" if self._is_edit else "image_generation.completed",
-                b64_json=_base64(await self._wishes.encode(picture, infotext(result, index))),
-                created_at=int(time.time()),
-                output_format=self._wishes.format,
-                quality=self._wishes.level,
-                size=f"{picture.width}x{picture.height}",
-                usage=self._wishes.usage(self._job.outline, 1, with_input=index == 0),
-                safety_identifier=self._wishes.who,
-                seed=result.seeds[index],
-                image_index=index,
-            )
-            yield sse(event.type, event.body())
+        for index in range(len(result.images)):
+            yield await asyncio.to_thread(self._completed, result, index)
 
+    def _partial(self, preview: dict[str, Any], index: int) -> bytes:
+        """A preview, which may be small, at the size of the picture to come."""
+        size = (self._job.outline.width, self._job.outline.height)
+        small = Image.open(io.BytesIO(base64.b64decode(preview["b64_json"]))).convert("RGB")
+        event = PartialImageEvent(
+            type="image_edit.partial_image" if self._is_edit else "image_generation.partial_image",
+            partial_image_index=index,
+            **self._of_any_event(small.resize(size, Image.Resampling.BICUBIC), preview["image"] - 1),
+        )
+        return sse(event.type, event.model_dump_json(exclude_none=True))
 
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
+    def _completed(self, result: GenerationResult, index: int) -> bytes:
+        event = CompletedEvent(
+            type="image_edit.completed" if self._is_edit else "image_generation.completed",
+            usage=self._wishes.usage(self._job.outline, 1, with_input=index == 0),
+            safety_identifier=self._wishes.who,
+            seed=result.seeds[index],
+            **self._of_any_event(result.images[index], index, infotext(result, index)),
+        )
+        return sse(event.type, event.model_dump_json(exclude_none=True))
+
+    def _of_any_event(self, picture: Image.Image, index: int, infotext: str = "") -> dict[str, Any]:
+        return {
+            "b64_json": to_base64(self._wishes.encode(picture, infotext)),
+            "created_at": int(time.time()),
+            "output_format": self._wishes.format,
+            "quality": self._wishes.level,
+            "size": f"{picture.width}x{picture.height}",
+            "image_index": index,
+        }
