@@ -32,8 +32,7 @@ CONFIG = EngineConfig(compute_type=ComputeType.F32, rng=RngType.CPU, threads=1)
 REQUEST = GenerationRequest(prompt=PROMPT, width=SIZE, height=SIZE, steps=STEPS, seed=SEED, cfg_scale=1.0)
 
 
-@pytest.fixture(scope="module")
-def pipe() -> QwenImagePipeline:
+def make_pipeline() -> QwenImagePipeline:
     encoder = text_encoder()
     torch.manual_seed(1)
     transformer = QwenImageTransformer2DModel(
@@ -59,6 +58,11 @@ def pipe() -> QwenImagePipeline:
     pipe = QwenImagePipeline(scheduler, vae, encoder, qwen_tokenizer(), transformer)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.fixture(scope="module")
+def pipe() -> QwenImagePipeline:
+    return make_pipeline()
 
 
 @pytest.fixture(scope="module")
