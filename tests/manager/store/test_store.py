@@ -56,6 +56,15 @@ async def test_two_models_share_a_file(hub: HubServer, store: Store) -> None:
     assert not path.exists()
 
 
+async def test_a_model_that_was_never_loaded_keeps_what_it_fetched(hub: HubServer, store: Store) -> None:
+    t5 = wanted(hub, "t5.safetensors", "t5xxl")
+    await store.fetch(t5, model="flux")
+    assert store.references() == [Use("flux", "t5xxl", t5.sha256)]
+    assert (await store.gc()).removed == []
+    store.use("flux", {})
+    assert [i.sha256 for i in (await store.gc()).removed] == [t5.sha256]
+
+
 async def test_garbage_comes_back_without_a_download(hub: HubServer, store: Store) -> None:
     t5 = wanted(hub, "t5.safetensors", "t5xxl")
     path = await store.fetch(t5)
@@ -320,6 +329,11 @@ async def test_a_place_that_is_no_folder(open_store: OpenStore, paths: Paths) ->
     paths.store.write_text("in the way")
     with pytest.raises(StoreError, match="cannot be made"):
         open_store()
+
+
+async def test_only_the_owner_reads_the_ledger(store: Store, paths: Paths) -> None:
+    assert {file.stat().st_mode & 0o777 for file in paths.store.glob("links.sqlite*")} == {0o600}
+    assert store.files() == []
 
 
 async def test_a_ledger_that_is_none(open_store: OpenStore, paths: Paths) -> None:

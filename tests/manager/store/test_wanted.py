@@ -59,6 +59,15 @@ def test_names_of_urls(url: str, name: str) -> None:
     assert safe_name(name) == name
 
 
+def test_tokens_in_addresses_are_not_shown() -> None:
+    wanted = parse_source(
+        "https://example.org/m.gguf?type=Model&token=s3cret&format=x&X-Amz-Signature=s3cret"
+    )
+    assert wanted.origin == "https://example.org/m.gguf?type=Model&token=...&format=x&X-Amz-Signature=..."
+    assert "s3cret" in wanted.url
+    assert wanted.key != parse_source(wanted.origin).key
+
+
 @pytest.mark.parametrize("name", ["../x", "a/b", "a\\b", "", "..", "nul"])
 def test_names_that_lead_elsewhere(name: str) -> None:
     with pytest.raises(RequestError, match="not a plain file name"):

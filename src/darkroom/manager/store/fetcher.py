@@ -19,6 +19,7 @@ from darkroom.manager.store.network import Network
 from darkroom.manager.store.offer import Offer, shown
 from darkroom.manager.store.options import StoreOptions
 from darkroom.manager.store.progress import State
+from darkroom.manager.store.threads import finished
 from darkroom.manager.store.transfer import NotModified
 from darkroom.manager.store.wanted import Wanted
 
@@ -78,7 +79,7 @@ class Fetcher:
         if wanted.sha256 not in ("", sha256):
             _log.warning("%s: put there by hand, but not the file that is wanted (%s)", place, wanted.sha256)
             return None
-        blob = self._blobs.bring(sha256, place, copy=True) or place
+        blob = await finished(lambda: self._blobs.bring(sha256, place, copy=True)) or place
         self._ledger.add_name(wanted.role, wanted.name, sha256)
         return self._named(blob, wanted, sha256)
 
@@ -97,7 +98,9 @@ class Fetcher:
             if file is None:
                 raise FileNotOffered(f"{wanted.name}: it was here a moment ago; fetch it again") from None
             return self._named(file, wanted, known)
-        path = self._blobs.take(got.sha256, got.file) if got.is_new else got.file
+        path = got.file
+        if got.is_new:
+            path = await finished(lambda: self._blobs.take(got.sha256, got.file))
         return self._named(path, wanted, got.sha256, got.offer)
 
     async def locate(self, sha256: str, size: int | None) -> Path | None:

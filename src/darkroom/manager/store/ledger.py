@@ -93,6 +93,7 @@ class Ledger:
 
     def _open(self, path: Path) -> None:
         self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
+        path.chmod(0o600)  # addresses may have tokens in them
         self._db.row_factory = sqlite3.Row
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
@@ -193,6 +194,11 @@ class Ledger:
         with self.write() as db:
             db.execute("DELETE FROM uses WHERE model = ?", (model,))
             db.executemany("INSERT INTO uses VALUES (?, ?, ?)", [(model, r, s) for r, s in files.items()])
+
+    def add_use(self, model: str, role: str, sha256: str) -> None:
+        """`model` uses these bytes as well."""
+        with self.write() as db:
+            db.execute("INSERT OR REPLACE INTO uses VALUES (?, ?, ?)", (model, role, sha256))
 
     def uses(self, sha256: str | None = None) -> list[Use]:
         """Who uses these bytes, or everything."""

@@ -91,7 +91,8 @@ class Network:
     async def _by_url(self, download: Download, locate: Locate, unless: str) -> Received:
         wanted = download.wanted
         token = self._options.host_tokens.get(urlsplit(wanted.url).hostname or "")
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        secure = self._options.allow_private or wanted.url.startswith("https:")
+        headers = {"Authorization": f"Bearer {token}"} if token and secure else {}
 
         async def ask() -> Offer:
             return Offer(wanted.url, headers, unless=unless)

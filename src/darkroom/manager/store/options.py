@@ -28,7 +28,7 @@ class StoreOptions:
     hf_cache: Path | None = None
     """a Hugging Face cache to take files from; None: HF_HUB_CACHE or below HF_HOME"""
     host_tokens: Mapping[str, str] = field(default_factory=dict)
-    """bearer tokens of other hosts; each is sent to its own host alone"""
+    """bearer tokens of other hosts; each is sent to its own host alone, and by https"""
     allow_private: bool = False
     """plain URLs may lead to private addresses"""
     parallel: int = 2

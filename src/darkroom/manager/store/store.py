@@ -74,16 +74,21 @@ class Store:
         await self.close()
 
     async def fetch(
-        self, file: Wanted | Published, on_progress: Callable[[Progress], None] | None = None
+        self,
+        file: Wanted | Published,
+        on_progress: Callable[[Progress], None] | None = None,
+        *,
+        model: str = "",
     ) -> Path:
         """Has a file here: finds it, or downloads it, once for all who ask meanwhile.
 
-        on_progress: called now and after each change. Cancelling the caller does not stop the download.
+        on_progress: called now and after each change. model: the one that will use it, see `start`.
+        Cancelling the caller does not stop the download.
         Returns: where it is, under a name with its suffix.
         Errors: GatedFile, FileNotOffered, FileRejected, StoreFull, Offline, DownloadFailed, Cancelled.
         """
         wanted = file if isinstance(file, Wanted) else Wanted.of(file)
-        download = self._downloads.start(wanted)
+        download = self.start(wanted, model=model)
         async for progress in download.events():
             if on_progress is not None:
                 on_progress(progress)
@@ -92,9 +97,15 @@ class Store:
             return path
         return self._blobs.link(path.resolve(), wanted.role, wanted.name, self.sum_of(path))
 
-    def start(self, file: Wanted | Published) -> Download:
-        """Like `fetch`, without waiting."""
-        return self._downloads.start(file if isinstance(file, Wanted) else Wanted.of(file))
+    def start(self, file: Wanted | Published, *, model: str = "") -> Download:
+        """Like `fetch`, without waiting.
+
+        model: keeps a file of known sum from being garbage, until `use` says what the model really uses.
+        """
+        wanted = file if isinstance(file, Wanted) else Wanted.of(file)
+        if model and wanted.sha256:
+            self._ledger.add_use(model, wanted.role, wanted.sha256)
+        return self._downloads.start(wanted)
 
     def downloads(self) -> list[Download]:
         """Those of this process, and those that earlier ones did not finish; the oldest first."""

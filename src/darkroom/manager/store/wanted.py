@@ -18,6 +18,7 @@ _REPO_PART = re.compile(r"[\w][\w.-]{0,95}")
 _HUB_PAGE = re.compile(
     r"https?://(?:huggingface\.co|hf\.co)/(?P<repo>[\w.-]+/[\w.-]+)/(?:resolve|blob)/(?P<revision>[^/?#]+)/(?P<path>[^?#]+)"
 )
+_SECRETS = re.compile(r"(?i)([?&][\w-]*(?:token|key|sig|signature|secret|password|auth)=)[^&#]*")
 _UNSAFE = re.compile(r'[\x00-\x1f<>:"/\\|?*]+')
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 
@@ -96,14 +97,14 @@ class Wanted:
     @property
     def key(self) -> str:
         """64 hexadecimal digits for this file: its sha256, else a digest of where it comes from."""
-        return self.sha256 or hashlib.sha256(self.origin.encode()).hexdigest()
+        return self.sha256 or hashlib.sha256((self.origin if self.repo else self.url).encode()).hexdigest()
 
     @property
     def origin(self) -> str:
-        """Where it comes from, in the words that `parse_source` takes."""
+        """Where it comes from, in the words that `parse_source` takes; tokens in a URL are left out."""
         if self.repo:
             return f"hf:{self.repo}/{self.path}" + ("" if self.revision == "main" else f"@{self.revision}")
-        return self.url
+        return _SECRETS.sub(r"\1...", self.url)
 
     @property
     def is_main(self) -> bool:
