@@ -40,9 +40,11 @@ class Backend(ABC):
     After `close` any use of its device is a RuntimeError.
 
     joins_projections: whether several products of one input are faster as one here (layers.joint).
+    locks_pages: whether `page_lock` does something.
     """
 
     joins_projections = False
+    locks_pages = False
 
     def __init__(self, info: Device, device: torch.device) -> None:
         """`device`: where networks here take and give tensors; cpu for a device that torch does not know."""

@@ -16,6 +16,7 @@ from darkroom.runtime.backends import Backend
 from darkroom.runtime.blocks import Block, find_blocks
 from darkroom.runtime.budget import format_bytes
 from darkroom.runtime.layer_split import Share
+from darkroom.runtime.locked import lock
 from darkroom.runtime.slots import Slot, replace, slots
 from darkroom.runtime.stream import BlockStream, Streaming
 from darkroom.runtime.streamed import FiledBlock, HousedBlock, StreamedBlock
@@ -83,6 +84,7 @@ class Component:
         self._net: nn.Module | None = None
         self._accelerated: nn.Module | None = None
         self._at_home: list[Slot] = []
+        self._unlock: Callable[[], None] = _nothing
         self._streaming: Streaming | None = None
         self._stream: BlockStream | None = None
         self._shares: tuple[Share, ...] = ()
@@ -234,6 +236,9 @@ class Component:
                 elsewhere = self._streamed_tensors().union(*(share.tensors for share in shares))
                 only = source.index.keys() - elsewhere if elsewhere else None
                 self._fill(net, source, backend, only, on_bytes)
+                if self.runtime.locks_pages and backend.device.type == "cpu":
+                    here = [slot for slot in slots(net) if not slot.tensor.is_meta]
+                    self._unlock = lock(here, self.runtime)
                 if self._streaming is not None:
                     self._stream = self._made_stream(self._streaming, on_bytes)
                 for share in shares:
@@ -388,9 +393,15 @@ class Component:
         if self._stream is not None:
             self._stream.close()
             self._stream = None
+        self._unlock()
+        self._unlock = _nothing
         if self._net is not None:
             replace(slots(self._net), lambda tensor: torch.empty_like(tensor, device="meta"))
         if self._source is not None:
             for name in self._source.index:
                 self._source.release(name)
         self._is_bound = False
+
+
+def _nothing() -> None:
+    """No page is locked."""

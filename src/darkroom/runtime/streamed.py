@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -14,10 +13,8 @@ from torch import Tensor, nn
 
 from darkroom.layers.joint import HasJointProjections
 from darkroom.runtime.backends import Backend
+from darkroom.runtime.locked import ALIGNMENT, pages
 from darkroom.runtime.slots import Slot, replace, slots
-
-ALIGNMENT = 256
-"""Bytes to whose multiples tensors are aligned in one piece of memory, as CUDA's allocator aligns them."""
 
 
 @dataclass
@@ -139,7 +136,12 @@ class HousedBlock(StreamedBlock):
         self._pieces, self.nbytes = _laid_out(module, self.slots(), gap=0 if runtime.joins_projections else 1)
         # Outside of inference mode, so that later copies may be made in any mode.
         with torch.inference_mode(False), torch.no_grad():
-            self._memory = _pages(self.nbytes, home.device)
+            is_main = home.device.type == "cpu"
+            self._memory = (
+                pages(self.nbytes)
+                if is_main
+                else torch.empty(self.nbytes, dtype=torch.uint8, device=home.device)
+            )
             # Also for who drops it without `close`: what is there next must not be taken for locked.
             self._unlock = weakref.finalize(self, runtime.page_lock(self._memory))
             self._unlock.atexit = False
@@ -212,10 +214,3 @@ def _joint_first(module: nn.Module, places: Sequence[Slot]) -> Iterator[Slot]:
                     for linear in group:
                         rank.setdefault(id(getattr(linear, name, None)), len(rank))
     yield from sorted(places, key=lambda slot: rank.get(id(slot.tensor), len(rank)))
-
-
-def _pages(nbytes: int, device: torch.device) -> Tensor:
-    """Memory in whole pages on the processor, since they can only be locked whole."""
-    if device.type != "cpu":
-        return torch.empty(nbytes, dtype=torch.uint8, device=device)
-    return torch.frombuffer(mmap.mmap(-1, max(nbytes, 1)), dtype=torch.uint8)[:nbytes]
