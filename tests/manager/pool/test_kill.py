@@ -26,8 +26,8 @@ from darkroom.manager.config import ManagerConfig, Paths
 from darkroom.manager.model_settings import ModelSettings
 from darkroom.manager.pool import LaunchSpec, Pool
 
-async def main(home, *words):
-    engine = Path(home) / "sd-server"
+async def main(home, name, *words):
+    engine = Path(home) / name
     async def specify(model):
         return LaunchSpec(model, settings=ModelSettings(engine=engine, extra_args=words))
     config = ManagerConfig(first_port=39250, last_port=39259)
@@ -44,11 +44,12 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
-def start_manager(darkroom: Darkroom, *words: str) -> tuple[subprocess.Popen[str], list[int], list[int]]:
+def start_manager(
+    darkroom: Darkroom, *words: str, engine: str = "sd-server"
+) -> tuple[subprocess.Popen[str], list[int], list[int]]:
     """A process with a pool of two models, and their pids and ports."""
-    manager = subprocess.Popen(
-        [sys.executable, "-c", MANAGER, str(darkroom.home), *words], stdout=subprocess.PIPE, text=True
-    )
+    arguments = ("-c", MANAGER, str(darkroom.home), engine, *words)
+    manager = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True)
     assert manager.stdout
     rows = [manager.stdout.readline().split() for _ in range(3)]
     assert rows[2][0] == "leased"
@@ -70,8 +71,9 @@ def is_there(pid: int) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the Linux kernel to kill orphans")
-def test_sidecars_die_with_a_killed_manager(darkroom: Darkroom) -> None:
-    manager, pids, ports = start_manager(darkroom)
+@pytest.mark.parametrize("engine", ["sd-server", "upstream-server"])
+def test_sidecars_die_with_a_killed_manager(darkroom: Darkroom, engine: str) -> None:
+    manager, pids, ports = start_manager(darkroom, engine=engine)
     assert all(is_there(pid) for pid in pids)
     kill(manager)
 
