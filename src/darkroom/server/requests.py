@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from pydantic import ValidationError
 
+from darkroom.api.errors import RequestError
+from darkroom.api.options import flags
 from darkroom.api.request import GenerationRequest
 from darkroom.api.values import expected
-from darkroom.server.errors import InvalidField
+from darkroom.server.errors import ApiError, InvalidField
+
+_FIELDS = {
+    name: field
+    for field, (flag, _) in flags(GenerationRequest).items()
+    for name in (*flag.names, *flag.aliases)
+}
+"""The fields of a request by the options that set them on a command line."""
+
+_FLAG = re.compile(r"--[a-z][a-z-]+")
 
 
 def refusal(error: ValidationError, names: Mapping[str, str]) -> InvalidField:
@@ -25,6 +37,22 @@ def refusal(error: ValidationError, names: Mapping[str, str]) -> InvalidField:
     if len(given) > 60:
         given = f"{given[:60]}..."
     return InvalidField(f"{name}: {given} is not possible; expected {right}", param=name)
+
+
+def in_fields(error: RequestError, names: Mapping[str, str]) -> RequestError:
+    """An engine's complaint about an option (`--seed: ...`) as one about the field of a request.
+
+    names: as for `refusal`.
+    """
+    flag, colon, rest = str(error).partition(": ")
+    if isinstance(error, ApiError) or not colon or flag not in _FIELDS:
+        return error
+    name = names.get(_FIELDS[flag], _FIELDS[flag])
+    return InvalidField(f"{name}: {_FLAG.sub(lambda found: _field(found[0]), rest)}", param=name)
+
+
+def _field(flag: str) -> str:
+    return _FIELDS.get(flag, flag)
 
 
 def encodable(request: GenerationRequest) -> GenerationRequest:

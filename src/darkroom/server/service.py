@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from starlette.requests import Request
 
 from darkroom.api.config import EngineConfig
-from darkroom.api.errors import DarkroomError
+from darkroom.api.errors import DarkroomError, RequestError
 from darkroom.api.health import NONCE_VARIABLE, Health, HealthStatus
 from darkroom.api.jobs import JobEvent, JobStatus
 from darkroom.api.request import GenerationRequest
@@ -29,7 +29,7 @@ from darkroom.server.jobs import Job
 from darkroom.server.model import ModelInfo, name_of
 from darkroom.server.options import ServerOptions
 from darkroom.server.painter import Encode, Painter
-from darkroom.server.requests import encodable, refusal
+from darkroom.server.requests import encodable, in_fields, refusal
 from darkroom.server.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -118,18 +118,22 @@ class Service:
         api: str,
         previews: bool = False,
         encode: Encode | None = None,
+        names: Mapping[str, str] | None = None,
     ) -> Job:
         """Checks the request and puts it into the queue.
 
         api: which of the HTTP APIs asks. previews: whether the job is to carry previews. encode: makes what
-        the job's state shows of its pictures; None keeps them out of it.
+        the job's state shows of its pictures; None keeps them out of it. names: as for `request`.
         Raises RequestError, QueueFull, NotReady, ShuttingDown.
         """
         self._require_ready()
         self._book.require_room()
         model = await self._holder.loaded()
         request = encodable(request)
-        outline, plan = await asyncio.to_thread(model.outline, request)
+        try:
+            outline, plan = await asyncio.to_thread(model.outline, request)
+        except RequestError as error:
+            raise in_fields(error, names or {}) from None
         request = request.model_copy(update={"seed": outline.seeds[0]})
         self._require_ready()
         job = Job(self._book.new_id(), request, outline, plan, api=api, previews=previews)

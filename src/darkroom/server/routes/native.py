@@ -45,7 +45,11 @@ def router(service: Service) -> APIRouter:
         encode = _encoder(body, service)
         request = await asyncio.to_thread(generation_of, body, service)
         job = await service.submit(
-            request, api="sdcpp", previews=request.preview is not PreviewMode.NONE, encode=encode
+            request,
+            api="sdcpp",
+            previews=request.preview is not PreviewMode.NONE,
+            encode=encode,
+            names=NAMES,
         )
         return JSONResponse(_receipt(job), 202)
 
