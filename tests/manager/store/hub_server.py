@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import re
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,6 +29,7 @@ class Serve:
 
     status: an error instead, or 200; headers go with it. cut_at: the connection ends there. hold_at: nothing
     more comes from there on until `release` is set. swap: the file becomes this before the answer.
+    ranges: whether they are understood. drip_s: seconds before each piece of 64 KiB.
     """
 
     status: int = 200
@@ -38,6 +40,7 @@ class Serve:
     held: threading.Event = field(default_factory=threading.Event)
     swap: bytes | None = None
     ranges: bool = True
+    drip_s: float = 0.0
 
 
 @dataclass
@@ -224,6 +227,7 @@ class _Handler(BaseHTTPRequestHandler):
         position = start
         for stop in stops:
             while position < stop:
+                time.sleep(serve.drip_s)
                 piece = body[position : min(stop, position + 65536)]
                 self.wfile.write(piece)
                 position += len(piece)

@@ -68,6 +68,15 @@ async def test_a_stall_is_noticed(hub: HubServer, open_store: OpenStore, served:
     assert [a.start for a in hub.gets()] == [0, 2 * MIB]
 
 
+async def test_slow_is_no_stall(hub: HubServer, open_store: OpenStore) -> None:
+    served = hub.add(REPO, PATH, content(MIB))
+    served.script.append(Serve(drip_s=0.02))
+    store = open_store(stall_s=10.0)
+    seen = [p.received async for p in store.start(wanted(served)).events()]
+    assert len(set(seen)) > 3
+    assert len(hub.gets()) == 1
+
+
 async def test_a_server_without_ranges(hub: HubServer, store: Store, served: Served) -> None:
     served.script += [Serve(cut_at=MIB), Serve(ranges=False)]
     assert (await store.fetch(wanted(served))).read_bytes() == served.content
