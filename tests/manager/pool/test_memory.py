@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tests.manager.pool.conftest import Darkroom, draw_with, heard, until, until_status
 
 from darkroom.manager.model_settings import ModelSettings
 from darkroom.manager.pool.activity import Activity
@@ -19,7 +21,7 @@ MIB = 1024**2
 NVIDIA_SMI = """#!/bin/sh
 case "$1" in
 --query-gpu*) printf '0, GPU-aaa, 24564, 20000\\n1, GPU-bbb, 81559, [N/A]\\n2, GPU-ccc, 49140, 1024\\n' ;;
---query-compute-apps*) printf '%s, GPU-aaa, 4000\\n%s, GPU-ccc, 100\\n1, GPU-aaa, 7\\n' "$PID" "$PID" ;;
+--query-compute-apps*) cat "$APPS" ;;
 esac
 """
 
@@ -30,7 +32,10 @@ def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program.write_text(NVIDIA_SMI)
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("PID", str(os.getpid()))
+    pid = os.getpid()
+    apps = tmp_path / "apps"
+    apps.write_text(f"{pid}, GPU-aaa, 4000\n{pid}, GPU-ccc, 100\n1, GPU-aaa, 7\n")
+    monkeypatch.setenv("APPS", str(apps))
 
 
 def test_a_process_and_its_children() -> None:
@@ -65,6 +70,24 @@ def test_memory_of_a_dead_process_comes_back_or_not() -> None:
     before = [Gpu("cuda0", "GPU-aaa", 24564 * MIB, 16000 * MIB)]
     assert asyncio.run(await_return({"cuda0": 4000 * MIB}, before, 0.0))
     assert not asyncio.run(await_return({"cuda0": 9000 * MIB}, before, 0.0))
+
+
+@pytest.mark.usefixtures("nvidia_smi")
+def test_a_dead_process_gets_no_requests_while_its_memory_is_awaited(
+    darkroom: Darkroom, tmp_path: Path
+) -> None:
+    async def story() -> None:
+        async with darkroom.pool() as pool:
+            first = (await draw_with(pool, "a"))["fake"]["pid"]
+            (tmp_path / "apps").write_text(f"{first}, GPU-aaa, 4000\n")
+            status = await until_status(pool, "a", lambda status: "cuda0" in status.memory)
+            assert status.memory["cuda0"] == 4000 * MIB
+            async with heard(pool) as events:
+                os.kill(first, signal.SIGKILL)
+                await until(lambda: any(event.status.state == "stopping" for event in events), "its death")
+                assert (await draw_with(pool, "a"))["fake"]["pid"] != first
+
+    asyncio.run(story())
 
 
 GPUS = (Gpu("cuda0", "GPU-aaa", 1, 1), Gpu("cuda1", "GPU-bbb", 1, 1))

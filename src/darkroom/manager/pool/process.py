@@ -27,12 +27,19 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not _SECRET.search(name)}
 
 
+_SILENCE_SECONDS = 1.0
+"""for the output of a dead process; one that left its group can hold the pipe open"""
+
+
 class Process:
     """A child and everything it starts."""
 
-    def __init__(self, child: subprocess.Popen[bytes], ended: asyncio.Future[None]) -> None:
+    def __init__(
+        self, child: subprocess.Popen[bytes], ended: asyncio.Future[None], silent: asyncio.Future[None]
+    ) -> None:
         self._child = child
         self._ended = ended
+        self._silent = silent
         self.pid = child.pid
         try:
             self.created = psutil.Process(child.pid).create_time()
@@ -56,10 +63,11 @@ class Process:
             wrapper = str(Path(__file__).with_name("exec_child.py"))
             argv = [sys.executable, "-I", "-S", wrapper, str(os.getpid()), *argv]
         child = await loop.run_in_executor(_owner, _start, list(argv), dict(environment), folder)
-        await loop.connect_read_pipe(lambda: _Output(on_output), child.stdout)
         ended: asyncio.Future[None] = loop.create_future()
+        silent: asyncio.Future[None] = loop.create_future()
+        await loop.connect_read_pipe(lambda: _Output(on_output, silent), child.stdout)
         threading.Thread(target=_wait, args=(child, loop, ended), daemon=True).start()
-        return cls(child, ended)
+        return cls(child, ended, silent)
 
     @property
     def is_alive(self) -> bool:
@@ -67,9 +75,15 @@ class Process:
         return not self._ended.done()
 
     async def wait(self) -> int:
-        """Its exit status, below 0 the signal that ended it; what is left of its group is killed."""
+        """Its exit status, below 0 the signal that ended it; what is left of its group is killed.
+
+        Returns when all that was printed has been handed on.
+        """
         await asyncio.shield(self._ended)
         self._signal(signal.SIGKILL)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SILENCE_SECONDS):
+                await asyncio.shield(self._silent)
         return self._child.wait()
 
     async def stop(self, grace: float) -> int:
@@ -142,8 +156,12 @@ def _listens(process: psutil.Process, port: int) -> bool:
 class _Output(asyncio.Protocol):
     """Hands on what a pipe brings."""
 
-    def __init__(self, on_output: Callable[[bytes], None]) -> None:
+    def __init__(self, on_output: Callable[[bytes], None], silent: asyncio.Future[None]) -> None:
         self._on_output = on_output
+        self._silent = silent
 
     def data_received(self, data: bytes) -> None:
         self._on_output(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        _settle(self._silent)

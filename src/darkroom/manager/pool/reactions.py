@@ -129,7 +129,10 @@ class Reactions:
         """Clears up after a process, and judges how it ended."""
         record = self._roster.get(message.sidecar.launch.model)
         was_up = record.is_up
-        if record.sidecar is not message.sidecar or not self._roster.bury(record, message):
+        if record.sidecar is not message.sidecar:
+            return
+        if not self._roster.bury(record, message):
+            self._roster.set(record, ModelState.STOPPING, "its memory is awaited")
             return
         if message.failure is None:
             self._roster.set(record, ModelState.ABSENT, record.stop_reason)
