@@ -36,11 +36,31 @@ def test_a_batch_is_saved_with_its_seeds_and_texts(checkpoint: Path, tmp_path: P
     said = draw("-m", str(checkpoint), "-p", "a cat", "-b", "2", *SMALL, "-o", "o.png", cwd=tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["o_0.png", "o_1.png"]
     assert "saved o_0.png (64x64, seed 42)\nsaved o_1.png (64x64, seed 43)\n" in said
-    assert "sample 2/2: 2/2, " in said
+    assert "sample 1-2/2: 2/2, " in said
+    assert "decode 2/2: " in said
     assert "[INFO ]" not in said
     first, second = (read_report(tmp_path / name)["parameters"] for name in ("o_0.png", "o_1.png"))
     assert (first["prompt"], first["Steps"], first["Size"]) == ("a cat", "2", "64x64")
     assert (first["Model"], first["Seed"], second["Seed"]) == ("tiny.safetensors", "42", "43")
+
+
+def test_previews_take_the_place_of_one_another(checkpoint: Path, tmp_path: Path) -> None:
+    argv = ("-m", str(checkpoint), "-p", "a cat", *SMALL, "--preview", "proj", "--preview-path", "seen/now")
+    draw(*argv, cwd=tmp_path)
+    assert [path.name for path in (tmp_path / "seen").iterdir()] == ["now.png"]
+    with Image.open(tmp_path / "seen/now.png") as picture:
+        assert picture.size == (8, 8)
+
+
+@pytest.mark.parametrize("path", ["folder/", "folder", "file/preview.png"])
+def test_previews_that_cannot_be_written_are_refused_at_once(path: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file").touch()
+    process = start("-p", "a cat", "--preview", "proj", "--preview-path", path, cwd=tmp_path)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "--preview-path: '" in said
 
 
 def test_image_to_image_says_its_strength_and_verbose_logs_phases(checkpoint: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ transformer (2) is wide, and two pictures of 1024x1024 are this many. Estimated 
 """
 
 FULL_PROCESSOR = 4_096
-"""The same for a processor: two pictures of 256x256 with guidance (docs/adr/0016)."""
+"""The same for a processor: two pictures of 256x256 with guidance (docs/adr/0017)."""
 
 MOST = 16
 """Pictures at once, however small they are: nobody waits for more to be done."""

@@ -17,7 +17,8 @@ CONFIGS = pytest.mark.parametrize("config", [SMALL, SIXTEEN], ids=("taesd", "oth
 
 def diffusers_tiny(config: TAESDConfig, net: TAESDDecoder) -> Any:  # noqa: ANN401
     levels = len(config.blocks)
-    reference: Any = AutoencoderTiny(
+    made: Any = AutoencoderTiny
+    reference = made(
         latent_channels=config.latent_channels,
         encoder_block_out_channels=(config.width,) * levels,
         decoder_block_out_channels=(config.width,) * levels,

@@ -1,4 +1,4 @@
-"""TAESD's decoder, pictures of latents in a hundredth of the time, in the names of its author's files.
+"""TAESD's decoder, small and quick, in the names of its author's files.
 
 Ollin Boer Bohan's TAESD (github.com/madebyollin/taesd), for Stable Diffusion 1 to 3, SDXL and Flux.
 """
