@@ -144,7 +144,7 @@ class Fake:
                         self.misbehave()
                     time.sleep(given.fake_step)
                     self.events += 1
-                    if job:
+                    if job and job["status"] != "cancelled":
                         job |= {"step": step, "status": "generating"}
                     if self.upstream:
                         print(f"\r  |{'=' * step}>| {step}/{steps} - 0.05s/it\033[K", end="", flush=True)
