@@ -6,6 +6,7 @@ Format: ggml's docs/gguf.md. Vocabularies are only walked over.
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from itertools import pairwise
 
 from darkroom.manager.library.limited import HeaderError, LimitedFile
@@ -36,6 +37,9 @@ TYPES: dict[int, tuple[str, int, int]] = {
 
 STRING, ARRAY = 8, 9
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+
+
+_layout = lru_cache(maxsize=64)(lambda codes: struct.Struct("<" + codes))
 
 
 def read_gguf(file: LimitedFile) -> Header:
@@ -127,10 +131,11 @@ class _Reader:
             self._pos = 0
 
     def _unpack(self, codes: str) -> tuple[int, ...]:
-        size = struct.calcsize("<" + codes)
-        self._need(size)
-        values = struct.unpack_from("<" + codes, self._data, self._pos)
-        self._pos += size
+        layout = _layout(codes)
+        if len(self._data) - self._pos < layout.size:
+            self._need(layout.size)
+        values = layout.unpack_from(self._data, self._pos)
+        self._pos += layout.size
         return values
 
     def _string(self, limit: int) -> str:

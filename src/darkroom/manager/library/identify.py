@@ -26,6 +26,15 @@ _ENCODER = re.compile(
     r"(?:transformer\.(?!resblocks)|model\.(?=transformer\.resblocks|token_emb|positional_emb|text_projection|ln_final))?"
 )
 
+_HEADS = frozenset(
+    {
+        *("model", "diffusion_model", "unet", "transformer", "first_stage_model", "vae", "conditioner"),
+        *("cond_stage_model", "text_encoders", "clip_l", "clip_g", "t5xxl", "te", "te1", "te2", "te3"),
+        *("text_encoder", "text_encoder_2", "text_encoder_3"),
+    }
+)
+"""What the names of such files begin with; only these are looked at closely."""
+
 MARKS = frozenset({"v_pred", "ztsnr", "edm_vpred.sigma_max", "edm_vpred.sigma_min", "edm_mean", "edm_std"})
 
 _NAMED_CLIPS = {
@@ -48,7 +57,9 @@ NETWORK, AUTOENCODER, BARE = "diffusion", "vae", ""
 def identify(header: Header) -> Identity:
     """What the file is. Never raises for a header that could be read."""
     groups = _groups(header)
-    marks = MARKS & {name.rsplit("diffusion_model.", 1)[-1] for name in header.tensors}
+    marks = frozenset(
+        mark for mark in MARKS if mark in header.tensors or f"model.diffusion_model.{mark}" in header.tensors
+    )
     network, parts = None, []
     for place, tensors in groups.items():
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
@@ -82,6 +93,8 @@ def _groups(header: Header) -> dict[str, dict[str, TensorHead]]:
 
 
 def _place(name: str) -> tuple[str, str]:
+    if name.partition(".")[0] not in _HEADS:
+        return BARE, name
     if match := _NETWORK.match(name):
         return NETWORK, name[match.end() :]
     if match := _AUTOENCODER.match(name):

@@ -32,8 +32,9 @@ def identify_network(shapes: Shapes, marks: frozenset[str] = frozenset()) -> Net
 
     marks: names beside the network that say what it predicts (`v_pred`, `edm_mean`).
     """
+    heads = {name.partition(".")[0] for name in shapes}
     for fingerprint in FINGERPRINTS:
-        if _has(shapes, fingerprint):
+        if _has(shapes, heads, fingerprint):
             try:
                 return READERS.get(fingerprint.family, _plain(fingerprint.family))(shapes, marks)
             except (KeyError, IndexError, ValueError):
@@ -41,17 +42,25 @@ def identify_network(shapes: Shapes, marks: frozenset[str] = frozenset()) -> Net
     return None
 
 
-def _has(shapes: Shapes, fingerprint: Fingerprint) -> bool:
-    return all(_found(shapes, mark) for mark in fingerprint.marks) and not any(
-        _found(shapes, mark) for mark in fingerprint.without
+def _has(shapes: Shapes, heads: set[str], fingerprint: Fingerprint) -> bool:
+    return all(_found(shapes, heads, mark) for mark in fingerprint.marks) and not any(
+        _found(shapes, heads, mark) for mark in fingerprint.without
     )
 
 
-def _found(shapes: Shapes, mark: str) -> bool:
+def _found(shapes: Shapes, heads: set[str], mark: str) -> bool:
+    """heads: what the names begin with, before their first dot."""
     return any(
-        any(other.startswith(name[:-1]) for other in shapes) if name.endswith("*") else name in shapes
+        _begins(shapes, heads, name[:-1]) if name.endswith("*") else name in shapes
         for name in mark.split("|")
     )
+
+
+def _begins(shapes: Shapes, heads: set[str], beginning: str) -> bool:
+    head, dot, _ = beginning.partition(".")
+    if not dot:
+        return any(other.startswith(head) for other in heads)
+    return head in heads and any(name.startswith(beginning) for name in shapes)
 
 
 def size(shapes: Shapes, names: str, axis: int) -> int:
