@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tests.server.conftest import StartServer, wait_for
+from tests.server.conftest import RunningServer, StartServer, wait_for
 
 from darkroom.api.version import __version__
 
@@ -34,3 +34,11 @@ def test_a_model_that_cannot_be_loaded_is_an_error_that_stays(
     assert "broken.safetensors" in str(health["error"])
     assert (health["model"], health["loaded"]) == ("broken", False)
     assert server.stop() == 0
+
+
+def test_every_answer_has_the_number_of_its_request(server: RunningServer) -> None:
+    own = server.http.get("/health", headers={"X-Request-Id": "mine-1"})
+    assert own.headers["x-request-id"] == "mine-1"
+    bad = server.http.get("/nothing", headers={"X-Request-Id": "no good"})
+    assert bad.headers["x-request-id"].startswith("req_")
+    wait_for(lambda: any("id=mine-1 method=GET" in line for line in server.log), "it is logged")

@@ -86,6 +86,35 @@ class JobState(BaseModel):
     error: JobFault | None = None
 
 
+class JobReceipt(BaseModel):
+    """What is answered to a request for pictures: where to look for them. seeds: of the pictures."""
+
+    id: str
+    kind: str = "img_gen"
+    status: JobStatus
+    created: int
+    poll_url: str
+    events_url: str
+    cancel_url: str
+    queue_position: int
+    seeds: list[int]
+
+
+class JobList(BaseModel):
+    """All jobs that are remembered, without their pictures, the oldest first."""
+
+    jobs: list[JobState]
+
+
+class Refusal(BaseModel):
+    """An error of the native API. code: for programs. param: the field that is wrong."""
+
+    error: str
+    message: str
+    code: str | None = None
+    param: str | None = None
+
+
 class JobEvent(BaseModel):
     """Something that happened to a job.
 

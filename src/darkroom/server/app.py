@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 
 from darkroom.api.errors import DarkroomError
 from darkroom.api.version import __version__
+from darkroom.server.access_log import AccessLog
 from darkroom.server.answers import answer_error
 from darkroom.server.body_limit import BodyLimit
 from darkroom.server.request_ids import RequestIds
@@ -37,5 +38,6 @@ def create_app(service: Service) -> FastAPI:
         app.add_exception_handler(kind, answer_error)
     app.add_middleware(BodyLimit, max_bytes=service.options.max_body * 2**20)
     app.add_middleware(Door, options=service.options)
+    app.add_middleware(AccessLog)
     app.add_middleware(RequestIds)
     return app

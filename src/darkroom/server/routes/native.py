@@ -9,10 +9,10 @@ from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from darkroom.api.events import PING, sse
-from darkroom.api.jobs import JobEvent, JobImage, JobResult, JobState
+from darkroom.api.jobs import JobEvent, JobImage, JobList, JobReceipt, JobResult, JobState, Refusal
 from darkroom.api.names import PreviewMode
 from darkroom.api.native import NAMES, NativeRequest
 from darkroom.api.request import GenerationRequest
@@ -30,17 +30,37 @@ from darkroom.server.service import Service
 CANCEL_SECONDS = 2.0
 """How long the answer to a cancellation waits for the running step to end."""
 
+_REFUSALS = {
+    400: "The request cannot be as it is",
+    401: "The key is missing or wrong",
+    404: "No such job",
+    410: "The job is over and forgotten",
+    413: "The body is too large",
+    429: "The queue is full",
+    503: "The model is not there, or the server is about to end",
+}
+
 
 def router(service: Service) -> APIRouter:
     """The routes."""
     routes = APIRouter(prefix="/sdcpp/v1", tags=["native"])
 
-    @routes.get("/capabilities", summary="What the model can do, and the defaults of a request")
+    @routes.get(
+        "/capabilities",
+        summary="What the model can do, and the defaults of a request",
+        responses=_refusals(401, 503),
+    )
     async def get_capabilities() -> dict[str, Any]:
         return capabilities(service)
 
-    @routes.post("/img_gen", status_code=202, summary="Ask for pictures")
-    async def img_gen(body: NativeRequest) -> JSONResponse:
+    @routes.post(
+        "/img_gen",
+        status_code=202,
+        summary="Ask for pictures",
+        response_model=JobReceipt,
+        responses=_refusals(400, 401, 413, 429, 503),
+    )
+    async def img_gen(body: NativeRequest) -> JobReceipt:
         """Answers at once with the job's id; the job tells how far it is and, in the end, the pictures."""
         encode = _encoder(body, service)
         request = await asyncio.to_thread(generation_of, body, service)
@@ -51,21 +71,32 @@ def router(service: Service) -> APIRouter:
             encode=encode,
             names=NAMES,
         )
-        return JSONResponse(_receipt(job), 202)
+        return _receipt(job)
 
-    @routes.post("/vid_gen", status_code=400, summary="Ask for a video: this server draws pictures")
+    @routes.post(
+        "/vid_gen",
+        status_code=400,
+        summary="Ask for a video: this server draws pictures",
+        response_model=Refusal,
+        responses=_refusals(401),
+    )
     async def vid_gen() -> Response:
         raise ApiError("loaded model does not support vid_gen", code="unsupported_mode")
 
-    @routes.get("/jobs", summary="All jobs that are remembered, without their pictures")
-    async def jobs() -> dict[str, list[JobState]]:
-        return {"jobs": [job.state(pictures=False) for job in service.jobs()]}
+    @routes.get("/jobs", summary="All jobs that are remembered", responses=_refusals(401))
+    async def jobs() -> JobList:
+        return JobList(jobs=[job.state(pictures=False) for job in service.jobs()])
 
-    @routes.get("/jobs/{id}", summary="One job")
+    @routes.get("/jobs/{id}", summary="One job", response_model=JobState, responses=_refusals(401, 404, 410))
     async def job(id: str) -> Response:
         return _state(service.job(id))
 
-    @routes.post("/jobs/{id}/cancel", summary="End a job")
+    @routes.post(
+        "/jobs/{id}/cancel",
+        summary="End a job",
+        response_model=JobState,
+        responses=_refusals(401, 404, 410),
+    )
     async def cancel(id: str) -> Response:
         """A waiting job ends at once, a running one within a step; one that is over stays as it is."""
         job = service.job(id)
@@ -74,7 +105,12 @@ def router(service: Service) -> APIRouter:
             await asyncio.wait_for(job.finished(), CANCEL_SECONDS)
         return _state(job)
 
-    @routes.get("/jobs/{id}/events", summary="What happens to a job, as server-sent events")
+    @routes.get(
+        "/jobs/{id}/events",
+        summary="What happens to a job, as server-sent events",
+        response_class=StreamingResponse,
+        responses={200: {"content": {"text/event-stream": {}}}, **_refusals(400, 401, 404, 410)},
+    )
     async def events(
         id: str,
         after: Annotated[int, Query(ge=0, description="the last event that was seen")] = 0,
@@ -140,19 +176,23 @@ def _encoder(body: NativeRequest, service: Service) -> Encode:
     return encode
 
 
-def _receipt(job: Job) -> dict[str, Any]:
+def _receipt(job: Job) -> JobReceipt:
     url = f"/sdcpp/v1/jobs/{job.id}"
-    return {
-        "id": job.id,
-        "kind": "img_gen",
-        "status": job.status,
-        "created": int(job.created),
-        "poll_url": url,
-        "events_url": f"{url}/events",
-        "cancel_url": f"{url}/cancel",
-        "queue_position": job.position,
-        "seeds": list(job.outline.seeds),
-    }
+    return JobReceipt(
+        id=job.id,
+        status=job.status,
+        created=int(job.created),
+        poll_url=url,
+        events_url=f"{url}/events",
+        cancel_url=f"{url}/cancel",
+        queue_position=job.position,
+        seeds=list(job.outline.seeds),
+    )
+
+
+def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The errors of a route, for its documentation."""
+    return {status: {"model": Refusal, "description": _REFUSALS[status]} for status in statuses}
 
 
 def _state(job: Job) -> Response:
