@@ -213,6 +213,26 @@ def test_requests_that_run_out_of_memory_together_cost_one_rung(darkroom: Darkro
     asyncio.run(story())
 
 
+def test_a_request_that_is_too_large_leaves_the_rung_as_it_was(darkroom: Darkroom) -> None:
+    darkroom.flags["a"] = ["--fake-draw-oom", "4"]
+
+    async def story() -> None:
+        async with darkroom.pool() as pool:
+            with pytest.raises(OutOfMemoryError):
+                await pool.run("a", draw)
+            assert pool.status("a").rung == 0
+            darkroom.flags["a"] = ["--fake-draw-oom", "1"]
+            await pool.run("a", draw)
+            assert pool.status("a").rung == 1
+            await pool.unload("a")
+            darkroom.flags["a"] = ["--fake-draw-oom", "4"]
+            with pytest.raises(OutOfMemoryError):
+                await asyncio.gather(*(pool.run("a", draw) for _ in range(3)))
+            assert pool.status("a").rung == 1
+
+    asyncio.run(story())
+
+
 def test_a_load_that_needs_a_lower_rung(darkroom: Darkroom) -> None:
     darkroom.flags["a"] = ["--fake-load-oom", "2"]
     darkroom.flags["b"] = ["--fake-load-oom", "4"]

@@ -30,8 +30,8 @@ from darkroom.manager.pool.state import Capabilities, ModelState, ModelStatus, P
 _log = logging.getLogger(__name__)
 _LOSS_SECONDS = 3.0
 """how long a broken connection may be ahead of the news that the process is gone"""
-_DEATHS_OF_MEMORY = len(Rung) + 2
-"""tries that an engine gets which dies when memory is short: two rounds of making room, and each rung"""
+_TRIES = len(Rung) + 4
+"""of a request that runs out of memory: each rung, two rounds of making room, and two for the unforeseen"""
 _Answer = TypeVar("_Answer")
 
 
@@ -141,19 +141,20 @@ class Pool:
         may_repeat: whether nothing has been sent to the client yet, so that another try goes unnoticed.
         Errors: as `lease`, and what `work` raises.
         """
-        deaths = 0
+        tries = 0
         while True:
             outcome = _Outcome()
             try:
                 async with self._leased(model, keep_alive) as (lease, outcome):
                     return await work(lease)
             except OutOfMemoryError:
-                if not (outcome.another_try_helps and may_repeat()):
+                tries += 1
+                if tries == _TRIES or not (outcome.another_try_helps and may_repeat()):
                     raise
             except SidecarLost as error:
-                deaths += 1
-                allowed = _DEATHS_OF_MEMORY if error.kind is FailureKind.OUT_OF_MEMORY else 1
-                if deaths > allowed or error.kind is FailureKind.HANG or not may_repeat():
+                tries += 1
+                allowed = _TRIES if error.kind is FailureKind.OUT_OF_MEMORY else 2
+                if tries >= allowed or error.kind is FailureKind.HANG or not may_repeat():
                     raise
 
     @contextlib.asynccontextmanager

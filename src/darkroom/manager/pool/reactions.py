@@ -52,6 +52,8 @@ class Reactions:
         is_here = record.sidecar is message.sidecar
         if is_here:
             self._end_lease(record)
+            if not message.out_of_memory:
+                record.proven = message.sidecar.launch.rung
         helps = message.out_of_memory and (not is_here or self._roster.make_frugal(record))
         if not message.answer.done():
             message.answer.set_result(helps)

@@ -49,6 +49,8 @@ class Record:
     keep_alive: float | None = None
     """what the last request asked for"""
     rung: Rung = Rung.FULL
+    proven: Rung = Rung.FULL
+    """on which a request last went well"""
     device: str = ""
     """where its diffusion network runs: "ram" or "cuda0"; empty before it is known"""
     rung_key: str = ""

@@ -112,6 +112,7 @@ class Roster:
         rung = self._rungs.get(record.name, record.rung_key)
         if (device, rung) != (record.device, record.rung):
             record.device, record.rung, record.peak = device, rung, {}
+            record.proven = rung
         record.bytes_read, record.bytes_total = 0, spec.weight_bytes
         self.set(record, ModelState.QUEUED)
 
@@ -208,8 +209,10 @@ class Roster:
     def make_frugal(self, record: Record) -> bool:
         """Memory was short: makes room, or puts the model one rung down. False: nothing is left to do."""
         sidecar = record.sidecar
-        if self.is_blocked(record) or (sidecar and sidecar.launch.rung is not record.rung):
+        if self.is_blocked(record):
             return True  # another request has said so already
+        if sidecar and sidecar.launch.rung is not record.rung:
+            return sidecar.launch.rung < record.rung
         self.tell(record, "out_of_memory", record.rung.title)
         idle = [
             other
@@ -223,14 +226,20 @@ class Roster:
                 self.stop(other, f"memory was short for '{record.name}'", evicted=True)
             record.evictions += 1
             return True
-        if record.rung.below is None:
+        below = record.rung.below
+        if below is None and record.proven is record.rung:
             return False
-        record.rung, record.peak, record.evictions = record.rung.below, {}, 0
-        self._rungs.set(record.name, record.rung_key, record.rung)
-        _log.warning("model '%s': memory was short; now: %s", record.name, record.rung.title)
+        # What no rung can do is too large, and the model need not be slow for it.
+        self._step(record, record.proven if below is None else below)
+        return below is not None
+
+    def _step(self, record: Record, rung: Rung) -> None:
+        """Another rung from the next start on, which is as soon as possible."""
+        record.rung, record.peak, record.evictions = rung, {}, 0
+        self._rungs.set(record.name, record.rung_key, rung)
+        _log.warning("model '%s': memory was short; now: %s", record.name, rung.title)
         if record.is_up and record.state in (ModelState.READY, ModelState.BUSY):
             self.drain(record, "memory was short")
-        return True
 
     def pardon(self, record: Record) -> None:
         """Crashes and rung are forgotten; the rung counts from the next start on."""
@@ -238,7 +247,7 @@ class Roster:
         record.failures.clear()
         record.quarantined_until, record.quarantines, record.evictions = -math.inf, 0, 0
         if not record.sidecar:
-            record.rung, record.peak = Rung.FULL, {}
+            record.rung, record.proven, record.peak = Rung.FULL, Rung.FULL, {}
         self.tell(record, "state", "pardoned")
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
