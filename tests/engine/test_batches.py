@@ -251,6 +251,27 @@ def test_too_much_memory_at_once_is_tried_one_by_one(
     assert "one by one" in caplog.text
 
 
+def test_who_was_cancelled_before_memory_ran_out_is_not_drawn_again(
+    together: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = together.model.family
+    predict = family.predict
+    calls: list[int] = []
+
+    def short_at_the_third(net: object, x: object, t: object, cond: object) -> object:
+        calls.append(len(x))  # type: ignore[arg-type]
+        if len(calls) == 3:
+            raise MemoryError
+        return predict(net, x, t, cond)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(family, "predict", short_at_the_third)
+    told: list[Progress] = []
+    hooks = [Hooks(), Hooks(), Hooks(told.append, once_at(2, told))]
+    outcomes = together.generate_many([(request(seed=seed), hook) for seed, hook in enumerate(hooks)])
+    assert calls == [6, 6, 4] + [2] * 8
+    assert [isinstance(outcome, GenerationResult) for outcome in outcomes] == [True, True, False]
+
+
 @pytest.mark.parametrize(("side", "expected"), [(256, {(1, 2), (3, 1)}), (320, {(1, 1), (2, 1), (3, 1)})])
 def test_a_processor_draws_small_pictures_together(
     checkpoint: Path, side: int, expected: set[tuple[int, int]]

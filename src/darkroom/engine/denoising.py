@@ -62,10 +62,11 @@ class Denoising:
         most = most_together(self._parts, group[0].plan) if len(rows) > 1 else 1
         for size in evenly(len(rows), most):
             batch, rows = rows[:size], rows[size:]
-            batch = [row for row in batch if row[0].error is None]
+            batch = _wanted(batch)
             if batch and not self._fits(batch, predict):
                 for row in batch:
-                    self._fits([row], predict)
+                    if _wanted([row]):
+                        self._fits([row], predict)
 
     def _fits(self, batch: Sequence[Row], predict: PredictBatch[Conditioning]) -> bool:
         """Draws a batch. False if it takes more memory than there is, and fewer at a time might not."""
@@ -103,6 +104,11 @@ class Denoising:
                 wait = backend.marker()
                 for member in members:
                     member.advance(step)
+
+
+def _wanted(batch: Sequence[Row]) -> list[Row]:
+    """Those of a batch that somebody still waits for."""
+    return [(drawing, image) for drawing, image in batch if not drawing.error and image in drawing.undone]
 
 
 def _all_left(trajectory: Trajectory, members: Sequence[Member]) -> bool:
