@@ -245,3 +245,23 @@ def test_the_model_is_looked_at_again_before_launch(library: Library, folder: Pa
     main.unlink()
     with pytest.raises(BrokenModel, match="is gone"):
         library.launch_files(model)
+
+
+def test_the_stores_sums_tell_what_shapes_cannot(library: Library, paths: Paths) -> None:
+    known = next(file for file in library.catalogue.files if file.kind == "sd3_vae" and file.verified)
+    assert known.sha256
+    blob = put(paths.store / "blobs" / "sha256" / known.sha256[:2], SD3_VAE, known.sha256)
+    link = paths.store / "companions" / "vae" / "any.safetensors"
+    link.parent.mkdir(parents=True)
+    link.hardlink_to(blob)
+    write_case(paths.models / "a", CASES["sd3"], without="vae")
+    write_case(paths.models / "b", CASES["flux"], without="vae")
+    library.scan()
+    vaes = {
+        model.family: next(c for c in library.components(model) if c.role is FileRole.VAE)
+        for model in library.models()
+        if not model.builtin
+    }
+    assert (vaes["sd3"].file, vaes["sd3"].origin) == (link, Origin.STORE)
+    assert f"by its sum it is {known.source}" in vaes["sd3"].why
+    assert vaes["flux"].state is ComponentState.MISSING

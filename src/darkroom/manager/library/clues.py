@@ -12,17 +12,7 @@ from typing import NamedTuple
 
 from darkroom.manager.library.catalogue import Catalogue, KnownFile
 from darkroom.manager.library.components import Origin
-from darkroom.manager.library.parts import LibraryFile, Part
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A file that is of the right sort. place: from where it would be taken. sha256: where it is known."""
-
-    file: LibraryFile
-    part: Part
-    place: Origin
-    sha256: str | None = None
+from darkroom.manager.library.parts import LibraryFile, Part, PartKind
 
 
 class Clue(NamedTuple):
@@ -33,15 +23,36 @@ class Clue(NamedTuple):
     source: str = ""
 
 
-def find_clue(candidate: Candidate, catalogue: Catalogue) -> Clue:
-    """What tells the file from others of its architecture and width."""
-    if candidate.sha256 is not None and (known := catalogue.by_sha256(candidate.sha256)):
+@dataclass(frozen=True)
+class Candidate:
+    """A file that is of the right sort. place: from where it would be taken. clue: what it seems to be."""
+
+    file: LibraryFile
+    part: Part
+    place: Origin
+    clue: Clue
+
+
+def candidates_of(
+    file: LibraryFile, place: Origin, sha256: str | None, catalogue: Catalogue
+) -> list[Candidate]:
+    """The companions that a file holds: none where it holds a diffusion network as well."""
+    if any(part.kind is PartKind.DIFFUSION for part in file.identity.parts):
+        return []
+    return [
+        Candidate(file, part, place, find_clue(file, part, sha256, catalogue)) for part in file.identity.parts
+    ]
+
+
+def find_clue(file: LibraryFile, part: Part, sha256: str | None, catalogue: Catalogue) -> Clue:
+    """What tells a file from others of its architecture and width. sha256: None where it is not known."""
+    if sha256 is not None and (known := catalogue.by_sha256(sha256)):
         return Clue(frozenset({known.kind}), "sum", known.source)
-    alike = _alike(candidate.part, catalogue)
-    of_size = [known for known in catalogue.by_size(candidate.file.size) if known.kind in alike]
+    alike = _alike(part, catalogue)
+    of_size = [known for known in catalogue.by_size(file.size) if known.kind in alike]
     if of_size:
         return Clue(frozenset(known.kind for known in of_size), "size", of_size[0].source)
-    named = _named(candidate.file.path.name, alike, catalogue.files)
+    named = _named(file.path.name, alike, catalogue.files)
     return Clue(named, "name") if named else Clue(frozenset())
 
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from darkroom.api.errors import RequestError
 from darkroom.manager.config import Paths
 from darkroom.manager.library.catalogue import Catalogue, KnownFile, Need, load_catalogue
 from darkroom.manager.library.choices import Choices
-from darkroom.manager.library.clues import Candidate
+from darkroom.manager.library.clues import Candidate, candidates_of
 from darkroom.manager.library.components import Component, ComponentState, Origin
 from darkroom.manager.library.errors import (
     AmbiguousModel,
@@ -28,8 +28,8 @@ from darkroom.manager.library.file_index import FileIndex
 from darkroom.manager.library.folders import Found
 from darkroom.manager.library.model import Model
 from darkroom.manager.library.names import give_names
-from darkroom.manager.library.parts import LibraryFile, PartKind
-from darkroom.manager.library.resolve import SLOTS, Resolver, Shelf
+from darkroom.manager.library.parts import LibraryFile
+from darkroom.manager.library.resolve import Resolver, Shelf
 from darkroom.manager.library.roles import FileRole
 from darkroom.manager.library.scan import Scanned, Scanner, stored_sums
 
@@ -43,6 +43,7 @@ BUILTIN = "darkroom"
 class _State:
     scanned: tuple[Scanned, ...] = ()
     models: tuple[Model, ...] = ()
+    companions: tuple[Candidate, ...] = ()
 
 
 class Library:
@@ -69,7 +70,6 @@ class Library:
         self._index = FileIndex(paths.library_index)
         self._scanner = Scanner(self._index)
         self._lock = threading.Lock()
-        self._sums: dict[tuple[int, ...], str] = {}
         self._state = _State(models=(self._builtin(),))
 
     def close(self) -> None:
@@ -89,10 +89,9 @@ class Library:
         """Looks at all folders; reads only what is new or changed. True when anything is not as before."""
         with self._lock:
             scanned = tuple(self._scanner.scan(self.roots))
-            self._sums = stored_sums(self._paths.store / "blobs" / "sha256")
             models = (self._builtin(), *self._models(scanned))
             changed = (scanned, models) != (self._state.scanned, self._state.models)
-            self._state = _State(scanned, models)
+            self._state = _State(scanned, models, self._companions(scanned))
         return changed
 
     async def watch(self, interval: float = 5.0) -> AsyncGenerator[None]:
@@ -228,25 +227,28 @@ class Library:
         return () if family is None or model.builtin else family.needs
 
     def _shelf(self, model: Model) -> Shelf:
-        candidates = [
-            candidate
-            for scanned in self._state.scanned
-            if scanned.file.path != model.path
-            for candidate in self._candidates(scanned, model.path.parent)
-        ]
+        beside = model.path.parent
+        candidates = (
+            replace(candidate, place=Origin.BESIDE) if candidate.file.path.parent == beside else candidate
+            for candidate in self._state.companions
+        )
         attached = {
             role: (path, self._again(path)) for role, path in self._choices.attached.get(model.id, {}).items()
         }
         return Shelf(tuple(candidates), attached, self._downloading)
 
-    def _candidates(self, scanned: Scanned, beside: Path) -> list[Candidate]:
-        parts = scanned.file.identity.parts
-        if any(part.kind is PartKind.DIFFUSION for part in parts):
-            return []
-        place = Origin.BESIDE if scanned.file.path.parent == beside else scanned.origin
-        sha256 = self._sums.get(scanned.stamps[0][:2]) if len(scanned.stamps) == 1 else None
-        slots = frozenset[PartKind]().union(*SLOTS.values())
-        return [Candidate(scanned.file, part, place, sha256) for part in parts if part.kind in slots]
+    def _companions(self, scanned: Sequence[Scanned]) -> tuple[Candidate, ...]:
+        sums = stored_sums(self._paths.store / "blobs" / "sha256")
+        return tuple(
+            candidate
+            for entry in scanned
+            for candidate in candidates_of(
+                entry.file,
+                entry.origin,
+                sums.get(entry.stamps[0][:2]) if entry.stamps else None,
+                self.catalogue,
+            )
+        )
 
     def _models(self, scanned: Sequence[Scanned]) -> list[Model]:
         found = {entry.file.path: entry.file for entry in scanned if entry.file.identity.is_model}

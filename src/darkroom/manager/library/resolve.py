@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from darkroom.manager.library.catalogue import Catalogue, KnownFile, Need
-from darkroom.manager.library.clues import Candidate, find_clue
+from darkroom.manager.library.clues import Candidate
 from darkroom.manager.library.components import Component, ComponentState, Origin
 from darkroom.manager.library.matching import misfit
 from darkroom.manager.library.parts import LibraryFile, Part, PartKind
@@ -147,7 +147,7 @@ class Resolver:
         reason = self._misfit(need, candidate.part)
         if reason:
             return reason
-        clue = find_clue(candidate, self._catalogue)
+        clue = candidate.clue
         if clue.kinds and not clue.kinds & set(need.kinds):
             named = self._catalogue.kinds[min(clue.kinds)].title
             wanted = self._catalogue.kinds[need.kinds[0]].title
@@ -163,7 +163,7 @@ class Resolver:
             return f"this is {part.title}; what the model takes cannot be told from its shapes"
 
     def _rank(self, need: Need, candidate: Candidate) -> tuple[object, ...]:
-        clue = find_clue(candidate, self._catalogue)
+        clue = candidate.clue
         kinds = [need.kinds.index(kind) for kind in clue.kinds if kind in need.kinds]
         return (
             list(Origin).index(candidate.place),
@@ -174,7 +174,7 @@ class Resolver:
         )
 
     def _why(self, need: Need, best: Candidate, others: list[Candidate]) -> str:
-        why, clue = best.place.words, find_clue(best, self._catalogue)
+        why, clue = best.place.words, best.clue
         if clue.by in ("sum", "size"):
             why += f"; by its {clue.by} it is {clue.source}"
         elif not clue.by and len(self._alike(best.part)) > 1:
