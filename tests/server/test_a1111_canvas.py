@@ -96,6 +96,14 @@ def test_the_whole_picture_keeps_its_pixels_outside_the_mask() -> None:
     assert rounded.size == (72, 40), "the engine may have rounded the size up"
 
 
+@pytest.mark.parametrize(
+    ("said", "is_part_only"), [(True, True), (1, True), (None, True), (False, False), (0, False)]
+)
+def test_the_part_alone_unless_told_otherwise(said: object, is_part_only: bool) -> None:
+    made = canvas(picture(), masked((0, 0, 32, 32)), inpaint_full_res=said)
+    assert (made.box is not None) == is_part_only
+
+
 def test_a_black_mask_changes_nothing() -> None:
     made = canvas(picture(), Image.new("L", (64, 32)), inpaint_full_res=True)
     assert made.finish(Image.new("RGB", (64, 32), "lime")).tobytes() == picture().tobytes()

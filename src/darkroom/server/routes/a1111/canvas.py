@@ -72,7 +72,8 @@ def make_canvas(request: ImageToImage, width: int | None, height: int | None) ->
         mask = ImageOps.invert(mask)
     mask = _blurred(mask, request)
     padding = request.inpaint_full_res_padding or 0
-    box = region(mask, padding, size) if request.inpaint_full_res is not False else None
+    is_part_only = request.inpaint_full_res is None or bool(request.inpaint_full_res)
+    box = region(mask, padding, size) if is_part_only else None
     if box is not None:
         part, part_mask = (_stretched(each.crop(box), size) for each in (image, mask))
         return Canvas(filled(part, part_mask) if fills else part, part_mask, image, mask, box)
