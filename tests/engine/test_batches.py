@@ -258,17 +258,17 @@ def test_who_was_cancelled_before_memory_ran_out_is_not_drawn_again(
     predict = family.predict
     calls: list[int] = []
 
-    def short_at_the_third(net: object, x: object, t: object, cond: object) -> object:
+    def short_at_the_fourth(net: object, x: object, t: object, cond: object) -> object:
         calls.append(len(x))  # type: ignore[arg-type]
-        if len(calls) == 3:
+        if len(calls) == 4:
             raise MemoryError
         return predict(net, x, t, cond)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(family, "predict", short_at_the_third)
+    monkeypatch.setattr(family, "predict", short_at_the_fourth)
     told: list[Progress] = []
     hooks = [Hooks(), Hooks(), Hooks(told.append, once_at(2, told))]
     outcomes = together.generate_many([(request(seed=seed), hook) for seed, hook in enumerate(hooks)])
-    assert calls == [6, 6, 4] + [2] * 8
+    assert calls == [6, 6, 6, 4] + [2] * 8
     assert [isinstance(outcome, GenerationResult) for outcome in outcomes] == [True, True, False]
 
 
