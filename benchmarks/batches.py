@@ -2,8 +2,8 @@
 
     python benchmarks/batches.py [-m model.safetensors] [--sizes 256 512 1024] [--together 1 2 4 8]
 
-One engine for each size of batch, in turns, in an order that changes; the least of all rounds counts. A device
-is full (engine/sharing.py) where larger batches stop to help.
+One engine for each size of batch, in turns, in an order that changes; the least of all rounds counts. Where
+larger batches stop to help, a device is full (engine/sharing.py).
 """
 
 from __future__ import annotations
