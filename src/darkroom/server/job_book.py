@@ -14,8 +14,8 @@ from darkroom.server.jobs import Job, positions
 PICTURE_BYTES_KEPT = 512 * 2**20
 """What the pictures of finished jobs may take; the oldest expire early."""
 
-PREVIEW_SECONDS = 30.0
-"""For a slow reader of events to get the previews of a job that is over."""
+HISTORY_SECONDS = 30.0
+"""For a slow reader of events to get the steps and previews of a job that is over."""
 
 
 class JobBook:
@@ -92,7 +92,7 @@ class JobBook:
         if job in self._running:
             self._running.remove(job)
         self._over[job.id] = self._clock()
-        asyncio.get_running_loop().call_later(PREVIEW_SECONDS, job.forget_previews)
+        asyncio.get_running_loop().call_later(HISTORY_SECONDS, job.shorten_history)
         self._save_memory()
 
     def get(self, id: str) -> Job:

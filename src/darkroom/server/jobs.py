@@ -200,14 +200,14 @@ class Job:
         status = JobStatus.CANCELLED if isinstance(error, Cancelled) else JobStatus.FAILED
         self._finish(status, status.value)
 
-    def forget_previews(self) -> None:
-        """Frees the memory of previews that nobody will ask for."""
-        self._events = [event for event in self._events if event.type != "preview"]
+    def shorten_history(self) -> None:
+        """Frees the memory of previews and steps that nobody will ask for."""
+        self._events = [event for event in self._events if event.type not in ("preview", "step")]
 
     def forget_pictures(self) -> None:
         """Frees the memory of what was drawn."""
         self.result = self.encoded = self.preview = None
-        self.forget_previews()
+        self.shorten_history()
 
     async def finished(self) -> None:
         """Waits until the job is final."""

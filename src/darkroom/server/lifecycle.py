@@ -22,7 +22,7 @@ from darkroom.server.service import Service
 
 logger = logging.getLogger(__name__)
 
-STOP_SECONDS = 3.5
+STOP_SECONDS = 3.0
 """For the step being computed to end, of the 5 that a stop may take."""
 
 

@@ -53,7 +53,7 @@ class ServerOptions(BaseModel):
         "--max-queue",
         metavar="N",
         gt=0,
-        le=10_000,
+        le=1000,
     )
     job_ttl: int = opt(
         600,
