@@ -204,6 +204,7 @@ def die(message: str) -> None:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     fake: Fake
 
     def log_message(self, format: str, *args: object) -> None:

@@ -92,7 +92,7 @@ def listen(config: ManagerConfig) -> socket.socket:
     """The socket, bound. Errors: RequestError where the address is taken or not this machine's."""
     host = config.host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio's no-delay asks for TCP
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, config.port))

@@ -139,6 +139,23 @@ def test_a_wrong_file_next_to_the_model_is_named(library: Library, paths: Paths)
     assert "ae.safetensors: this is a video autoencoder" in vae.problem
 
 
+def test_in_a_folder_of_several_models_nothing_is_meant_for_one(library: Library, folder: Path) -> None:
+    """Another model's autoencoder lies there rightly; what is missing is missing."""
+    write_case(folder, CASES["z_image"], without="vae")
+    put(folder, "flux_dev-gguf")
+    put(folder, QWEN_VAE, "qwen_vae.safetensors")
+    library.scan()
+    vae = next(c for c in library.components("z_image-gguf") if c.role is FileRole.VAE)
+    assert (vae.state, vae.can_be_fetched) == (ComponentState.MISSING, True)
+
+
+def test_an_optional_part_of_another_model_is_in_nobodys_way(library: Library, paths: Paths) -> None:
+    folder = paths.models / "mine"
+    write_case(folder, CASES["sd3"], without="t5xxl")
+    put(folder, "umt5")
+    assert FileRole.T5XXL not in library.launch_files(model_id(library))
+
+
 def test_the_nearest_file_is_chosen_and_why_is_said(library: Library, paths: Paths) -> None:
     folder = paths.models / "mine"
     write_case(folder, CASES["z_image"], without="vae")

@@ -189,6 +189,14 @@ def test_one_file_under_two_names_is_one_model(library: Library, folder: Path) -
     assert ids(library) == ["a"]
 
 
+def test_pipes_and_unreadable_files_stop_nothing(library: Library, folder: Path) -> None:
+    os.mkfifo(folder / "pipe.safetensors")
+    (folder / "gone.gguf").symlink_to(folder / "nothing")
+    write_header(folder, "z_image-gguf", "a.gguf")
+    library.scan()
+    assert ids(library) == ["a"]
+
+
 def test_shards_are_one_model(library: Library, folder: Path) -> None:
     tensors = list(read_header("z_image-comfyui").values())
     half = len(tensors) // 2

@@ -1,4 +1,4 @@
-"""What the library says can be launched, the engine opens: tiny models of every family, whole and in parts."""
+"""What the library says can be launched, the engine opens: tiny models, whole and in parts."""
 
 from __future__ import annotations
 

@@ -35,6 +35,7 @@ class Metrics:
         self.sse_clients = Gauge(
             "img_sse_clients", "streams of events being listened to", registry=self.registry
         )
+        self._loads: dict[str, int] = {}
         self.orphans.inc(0)
         self.downloaded.inc(0)
 
@@ -53,9 +54,9 @@ class Metrics:
     def take(self, event: PoolEvent) -> None:
         """Counts what happened in the pool."""
         status = event.status
-        if event.type == "state" and status.state is ModelState.READY and not event.reason:
-            if status.load_seconds is not None and status.loads:
-                self.load.labels(status.model).observe(status.load_seconds)
+        if event.type == "state" and status.loads > self._loads.get(status.model, 0):
+            self._loads[status.model] = status.loads
+            self.load.labels(status.model).observe(status.load_seconds or 0.0)
         elif event.type == "evicted":
             self.evictions.labels(event.reason.partition(" for ")[0] or "room").inc()
         elif event.type == "out_of_memory":
