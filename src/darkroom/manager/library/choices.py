@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,8 +53,15 @@ class Choices:
                 f"{path}: is damaged ({err}); repair it or move it away to start anew"
             ) from err
 
-    def write(self) -> None:
-        """Writes the file, all or nothing."""
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """For whoever changes something: one at a time, and the file is written afterwards."""
+        with self._lock:
+            yield
+            self._write()
+
+    def _write(self) -> None:
+        """All or nothing."""
         data = {
             "names": {str(file): name for file, name in sorted(self.names.items())},
             "attached": {
@@ -62,11 +71,10 @@ class Choices:
             },
             "aliases": dict(sorted(self.aliases.items())),
         }
-        with self._lock:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            new = self.path.with_suffix(".new")
-            with new.open("w", encoding="utf-8") as file:
-                json.dump(data, file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(self.path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        new = self.path.with_suffix(".new")
+        with new.open("w", encoding="utf-8") as file:
+            json.dump(data, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(self.path)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from darkroom.manager.library.catalogue import KnownFile
+from darkroom.manager.library.errors import ComponentMismatch, ComponentsMissing
 from darkroom.manager.library.roles import FileRole
 
 
@@ -69,7 +71,15 @@ class Component:
         """Whether the model cannot be loaded because of it."""
         if self.state is ComponentState.PRESENT:
             return False
-        return self.required or self.state is ComponentState.MISMATCHED
+        return self.required or self.origin is Origin.ATTACHED
+
+    @property
+    def can_be_fetched(self) -> bool:
+        """Whether downloading the first known file would put it right."""
+        wanting = self.state is ComponentState.MISSING or (
+            self.state is ComponentState.MISMATCHED and self.origin is Origin.BESIDE
+        )
+        return wanting and bool(self.known)
 
     def as_details(self) -> dict[str, object]:
         """For error objects and listings: plain values only."""
@@ -91,3 +101,23 @@ class Component:
             "gated": fetch.gated if fetch else None,
             "page": fetch.page if fetch else None,
         }
+
+
+def refuse(model: str, components: Sequence[Component]) -> None:
+    """Raises ComponentsMissing or ComponentMismatch when a model cannot be loaded with its components."""
+    blocking = [component for component in components if component.is_in_the_way]
+    if not blocking:
+        return
+    details = [component.as_details() for component in blocking]
+    absent = [component for component in blocking if component.state is not ComponentState.MISMATCHED]
+    wrong = [component for component in blocking if component.state is ComponentState.MISMATCHED]
+    if absent:
+        titles = ", ".join(f"{component.title} ({component.role.value})" for component in absent)
+        also = f"; and {'; '.join(component.problem for component in wrong)}" if wrong else ""
+        raise ComponentsMissing(
+            f"{model}: {titles} {'is' if len(absent) == 1 else 'are'} missing{also}; "
+            f"fetch with `darkroom components {model} --fetch`, or put the files next to the model",
+            details,
+        )
+    problems = "; ".join(f"{component.role.value}: {component.problem}" for component in wrong)
+    raise ComponentMismatch(f"{model}: {problems}", details)

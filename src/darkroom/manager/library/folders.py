@@ -48,8 +48,12 @@ class Found:
 
 def find_models(root: Path) -> Iterator[Found]:
     """Every model file below a folder, or the file itself. Hidden files and unfinished downloads are not."""
-    if root.is_file():
-        if root.name.endswith(ENDINGS):
+    try:
+        is_file = root.is_file()
+    except OSError:
+        return
+    if is_file:
+        if root.name.lower().endswith(ENDINGS):
             yield Found(root, ((root, ""),))
         return
     yield from _walk(root, MAX_DEPTH, set())

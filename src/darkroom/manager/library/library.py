@@ -15,15 +15,8 @@ from darkroom.manager.config import Paths
 from darkroom.manager.library.catalogue import Catalogue, KnownFile, Need, load_catalogue
 from darkroom.manager.library.choices import Choices
 from darkroom.manager.library.clues import Candidate, candidates_of
-from darkroom.manager.library.components import Component, ComponentState, Origin
-from darkroom.manager.library.errors import (
-    AmbiguousModel,
-    BrokenModel,
-    ComponentMismatch,
-    ComponentsMissing,
-    UnknownModel,
-    UnsupportedModel,
-)
+from darkroom.manager.library.components import Component, Origin, refuse
+from darkroom.manager.library.errors import AmbiguousModel, BrokenModel, UnknownModel, UnsupportedModel
 from darkroom.manager.library.file_index import FileIndex
 from darkroom.manager.library.folders import Found
 from darkroom.manager.library.model import Model
@@ -124,13 +117,14 @@ class Library:
 
         Raises UnknownModel, and RequestError for an alias that is a model's own name.
         """
-        if name is None:
-            self._choices.aliases.pop(alias, None)
-        elif any(model.id == alias for model in self.models()):
+        if any(model.id == alias for model in self.models()):
             raise RequestError(f"alias {alias!r}: is a model's own name; choose another")
-        else:
-            self._choices.aliases[alias] = self.get(name).id
-        self._choices.write()
+        meant = None if name is None else self.get(name).id
+        with self._choices.changing():
+            if meant is None:
+                self._choices.aliases.pop(alias, None)
+            else:
+                self._choices.aliases[alias] = meant
 
     def get(self, name: str) -> Model:
         """The model of a name: its id, an alias, or its name without the type where only one has it.
@@ -173,15 +167,15 @@ class Library:
         path = path.expanduser().absolute()
         if not path.exists():
             raise RequestError(f"{path}: is not there; give a file")
-        self._choices.attached.setdefault(model.id, {})[role] = path
-        self._choices.write()
+        with self._choices.changing():
+            self._choices.attached.setdefault(model.id, {})[role] = path
         return next(component for component in self.components(model) if component.role is role)
 
     def detach(self, model: Model | str, role: FileRole) -> None:
         """Takes back what `attach` said."""
         model = self.get(model) if isinstance(model, str) else model
-        if self._choices.attached.get(model.id, {}).pop(role, None) is not None:
-            self._choices.write()
+        with self._choices.changing():
+            self._choices.attached.get(model.id, {}).pop(role, None)
 
     def launch_files(self, model: Model | str) -> dict[FileRole, Path]:
         """The files to give to a sidecar, after all of them were looked at again.
@@ -198,7 +192,7 @@ class Library:
         if fresh.problem or not fresh.identity.is_model:
             raise BrokenModel(f"{model.id}: {model.path.name}: {fresh.problem or fresh.identity.problem}")
         components = self._checked(model)
-        refuse(model, components)
+        refuse(model.id, components)
         chosen = {model.role: model.path}
         for component in components:
             if component.origin not in (None, Origin.INSIDE) and component.file is not None:
@@ -233,9 +227,11 @@ class Library:
             for candidate in self._state.companions
         )
         attached = {
-            role: (path, self._again(path)) for role, path in self._choices.attached.get(model.id, {}).items()
+            role: (path, self._again(path))
+            for role, path in tuple(self._choices.attached.get(model.id, {}).items())
         }
-        return Shelf(tuple(candidates), attached, self._downloading)
+        alone = sum(other.path.parent == beside for other in self.models()) == 1
+        return Shelf(tuple(candidates), attached, self._downloading, alone)
 
     def _companions(self, scanned: Sequence[Scanned]) -> tuple[Candidate, ...]:
         sums = stored_sums(self._paths.store / "blobs" / "sha256")
@@ -254,8 +250,8 @@ class Library:
         found = {entry.file.path: entry.file for entry in scanned if entry.file.identity.is_model}
         names = give_names(found.keys(), self._choices.names, {BUILTIN})
         if new := {path: name for path, name in names.items() if self._choices.names.get(path) != name}:
-            self._choices.names |= new
-            self._choices.write()
+            with self._choices.changing():
+                self._choices.names |= new
         return sorted((self._model(names[path], file) for path, file in found.items()), key=lambda m: m.id)
 
     def _model(self, name: str, file: LibraryFile) -> Model:
@@ -280,23 +276,3 @@ class Library:
                 raise BrokenModel(f"{file.path.name}: {file.problem}")
             what = file.identity.problem or ", ".join(part.title for part in file.identity.parts)
             raise UnsupportedModel(f"{file.path.name}: no model to draw with: {what}")
-
-
-def refuse(model: Model, components: Sequence[Component]) -> None:
-    """Raises ComponentsMissing or ComponentMismatch when a model cannot be loaded with its components."""
-    blocking = [component for component in components if component.is_in_the_way]
-    if not blocking:
-        return
-    details = [component.as_details() for component in blocking]
-    absent = [component for component in blocking if component.state is not ComponentState.MISMATCHED]
-    wrong = [component for component in blocking if component.state is ComponentState.MISMATCHED]
-    if absent:
-        titles = ", ".join(f"{component.title} ({component.role.value})" for component in absent)
-        also = f"; and {'; '.join(component.problem for component in wrong)}" if wrong else ""
-        raise ComponentsMissing(
-            f"{model.id}: {titles} {'is' if len(absent) == 1 else 'are'} missing{also}; "
-            f"fetch with `darkroom components {model.id} --fetch`, or put the files next to the model",
-            details,
-        )
-    problems = "; ".join(f"{component.role.value}: {component.problem}" for component in wrong)
-    raise ComponentMismatch(f"{model.id}: {problems}", details)

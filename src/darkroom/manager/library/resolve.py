@@ -33,12 +33,14 @@ class Shelf:
     """What companions may be taken from.
 
     candidates: all files that hold a companion alone. attached: what the user said, by role; None where the
-    file cannot be read. downloading: whether a known file is on its way.
+    file cannot be read. downloading: whether a known file is on its way. alone: whether the model has its
+    folder for itself, so that what lies there is meant for it.
     """
 
     candidates: tuple[Candidate, ...] = ()
     attached: Mapping[FileRole, tuple[Path, LibraryFile | None]] = field(default_factory=dict)
     downloading: Callable[[KnownFile], bool] = lambda known: False
+    alone: bool = True
 
 
 class Resolver:
@@ -129,18 +131,21 @@ class Resolver:
             return self._filled(blank, best.file, best.part, best.place, self._why(need, best, fit[1:]))
         if any(self._shelf.downloading(file) for file in blank.known):
             return replace(blank, state=ComponentState.DOWNLOADING)
-        for candidate in candidates:
-            same = candidate.part.kind.value == need.role.value
-            if candidate.place is Origin.BESIDE and same:
-                return replace(
-                    blank,
-                    state=ComponentState.MISMATCHED,
-                    file=candidate.file.path,
-                    origin=Origin.BESIDE,
-                    why="next to the model",
-                    problem=f"{candidate.file.path.name}: {reasons[candidate.file.path]}",
-                )
+        wrong = next((candidate for candidate in candidates if self._seems_meant(need, candidate)), None)
+        if wrong is not None:
+            return replace(
+                blank,
+                state=ComponentState.MISMATCHED,
+                file=wrong.file.path,
+                origin=Origin.BESIDE,
+                why="next to the model",
+                problem=f"{wrong.file.path.name}: {reasons[wrong.file.path]}",
+            )
         return blank
+
+    def _seems_meant(self, need: Need, candidate: Candidate) -> bool:
+        same = candidate.part.kind.value == need.role.value
+        return need.required and same and self._shelf.alone and candidate.place is Origin.BESIDE
 
     def _unfit(self, need: Need, candidate: Candidate) -> str:
         """Why it is not taken by itself. What shapes cannot tell, its sum, size and name make likely."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,10 +68,13 @@ class Scanner:
         stamps = []
         for path, _ in model.files:
             try:
-                stamps.append(Stamp.of(path.stat()))
+                status = path.stat()
             except OSError as err:
                 logger.debug("%s: %s", path, err)
                 return None
+            if not stat.S_ISREG(status.st_mode):  # a pipe would be waited on for ever
+                return None
+            stamps.append(Stamp.of(status))
         size = sum(stamp.size for stamp in stamps)
         if model.kind == "file":
             known = self._known.get(stamps[0]) or self._read(model, stamps[0])
