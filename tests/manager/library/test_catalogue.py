@@ -61,6 +61,14 @@ def test_models_by_name(catalogue: Catalogue) -> None:
         catalogue.model("flux-schnell:q2_k")
 
 
+def test_what_a_starter_model_needs_besides_its_file(catalogue: Catalogue) -> None:
+    assert catalogue.companions_of(catalogue.model("sd15")) == ()
+    assert [file.name for file in catalogue.companions_of(catalogue.model("z-image-turbo"))] == [
+        "qwen_3_4b.safetensors",
+        "ae.safetensors",
+    ]
+
+
 def test_a_users_rows_are_added_and_go_first(catalogue: Catalogue, tmp_path: Path) -> None:
     own = tmp_path / "catalogue.yaml"
     row = catalogue.files[0]

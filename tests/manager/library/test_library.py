@@ -62,6 +62,17 @@ def test_names_are_unique_and_stay(tmp_path: Path) -> None:
     assert give_names([tmp_path / "darkroom.gguf"], {}, {"darkroom"}).popitem()[1] != "darkroom"
 
 
+def test_a_starter_model_is_called_as_it_was_pulled(library: Library, paths: Paths) -> None:
+    starter = library.catalogue.model("z-image-turbo")
+    file = write_header(paths.store / "models", "z_image-gguf", starter.file.name)
+    with file.open("r+b") as handle:
+        handle.truncate(starter.file.size)
+    other = write_header(paths.models, "flux_dev-gguf", "flux1-dev-Q8_0.gguf")  # of another size
+    assert other.stat().st_size != library.catalogue.model("flux-dev:q8_0").file.size
+    library.scan()
+    assert ids(library) == ["flux1-dev:q8_0", "z-image-turbo:q4_k"]
+
+
 def test_names_survive_a_restart_and_a_new_file_of_the_same_name(paths: Paths, folder: Path) -> None:
     write_header(folder / "z", "z_image-gguf", "x.gguf")
     library = Library(paths)

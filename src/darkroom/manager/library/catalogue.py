@@ -183,6 +183,14 @@ class Catalogue(_Row):
             raise UnknownModel.named(name, known, "the catalogue's models")
         return found[0]
 
+    def companions_of(self, model: StarterModel) -> tuple[KnownFile, ...]:
+        """What must be fetched besides a starter model's own file; nothing where that is a whole model."""
+        if model.file.role is FileRole.MODEL:
+            return ()
+        needs = (need for need in self.families[model.family].needs if need.required)
+        found = (self.files_of(need.kinds) for need in needs)
+        return tuple(files[0] for files in found if files)
+
     def problems(self) -> list[str]:
         """Where its parts do not fit together."""
         found = []

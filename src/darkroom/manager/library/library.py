@@ -12,7 +12,7 @@ from pathlib import Path
 
 from darkroom.api.errors import RequestError
 from darkroom.manager.config import Paths
-from darkroom.manager.library.catalogue import Catalogue, KnownFile, Need, load_catalogue
+from darkroom.manager.library.catalogue import Catalogue, KnownFile, Need, StarterModel, load_catalogue
 from darkroom.manager.library.choices import Choices
 from darkroom.manager.library.clues import Candidate, candidates_of
 from darkroom.manager.library.components import Component, Origin, refuse
@@ -248,11 +248,25 @@ class Library:
 
     def _models(self, scanned: Sequence[Scanned]) -> list[Model]:
         found = {entry.file.path: entry.file for entry in scanned if entry.file.identity.is_model}
-        names = give_names(found.keys(), self._choices.names, {BUILTIN})
+        known = {path: starter.id for path, file in found.items() if (starter := self._starter(file))}
+        names = give_names(found.keys(), self._choices.names, {BUILTIN}, known)
         if new := {path: name for path, name in names.items() if self._choices.names.get(path) != name}:
             with self._choices.changing():
                 self._choices.names |= new
         return sorted((self._model(names[path], file) for path, file in found.items()), key=lambda m: m.id)
+
+    def _starter(self, file: LibraryFile) -> StarterModel | None:
+        """What `pull` would call the file, if it is one of the catalogue's: by its own name and its size."""
+        return next(
+            (
+                starter
+                for starter in self.catalogue.models
+                if starter.file.name == file.path.name
+                and starter.family == file.identity.family
+                and starter.file.size in (None, file.size)
+            ),
+            None,
+        )
 
     def _model(self, name: str, file: LibraryFile) -> Model:
         family = str(file.identity.family)

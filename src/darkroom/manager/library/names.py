@@ -35,21 +35,27 @@ def _slug(text: str) -> str:
     return re.sub(r"-{2,}", "-", slug) or "model"
 
 
-def give_names(paths: Collection[Path], given: Mapping[Path, str], taken: Collection[str]) -> dict[Path, str]:
+def give_names(
+    paths: Collection[Path],
+    given: Mapping[Path, str],
+    taken: Collection[str],
+    known: Mapping[Path, str] | None = None,
+) -> dict[Path, str]:
     """A name for each path: the one that it was given before, or a new one that nobody has.
 
-    taken: names of models that are no files.
+    taken: names of models that are no files. known: what the catalogue calls some of the files.
     """
     names = {path: given[path] for path in paths if path in given}
     used = {*taken, *names.values()}
     for path in sorted(set(paths) - names.keys()):
-        names[path] = _free(path, used)
+        wanted = (known or {}).get(path) or name_of(path)
+        names[path] = _free(wanted, path, used)
         used.add(names[path])
     return names
 
 
-def _free(path: Path, used: Collection[str]) -> str:
-    name, _, tag = name_of(path).partition(":")
+def _free(wanted: str, path: Path, used: Collection[str]) -> str:
+    name, _, tag = wanted.partition(":")
     tag = f":{tag}" if tag else ""
     if name + tag not in used:
         return name + tag
