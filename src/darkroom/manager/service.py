@@ -163,6 +163,8 @@ class Manager:
 
     async def is_darkroom(self, model: str) -> bool:
         """Whether the model's engine is ours, or speaks like it. Errors: LoadFailed when it cannot be run."""
+        if loaded := self.pool.status(model).engine:
+            return loaded == "darkroom"
         path = self.settings.get(model).engine or self.config.engine
         return (await self._engines.get(path)).is_darkroom
 
