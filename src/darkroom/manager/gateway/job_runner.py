@@ -245,6 +245,7 @@ class JobRunner:
         ]
         for index, picture in enumerate(job.pictures):
             self._publish(job, "image", index=index, seed=picture.seed)
+        self._sidecars.metrics.images.labels(job.model).inc(len(job.pictures))
         self._finish(job, Status.COMPLETED)
 
     def _finish(self, job: Job, status: Status, error: Fault | None = None) -> None:

@@ -30,14 +30,12 @@ class Metrics:
         self.out_of_memory = counter("img_oom", "times that memory was short", "rung")
         self.restarts = counter("img_restarts", "sidecars that failed", "reason")
         self.orphans = counter("img_orphans_reaped", "processes of an earlier manager, ended")
-        self.downloaded = counter("img_download_bytes", "bytes fetched into the store")
         self.cancels = counter("img_cancel", "work that was stopped", "by")
         self.sse_clients = Gauge(
             "img_sse_clients", "streams of events being listened to", registry=self.registry
         )
         self._loads: dict[str, int] = {}
         self.orphans.inc(0)
-        self.downloaded.inc(0)
 
     def _counter(self, name: str, help: str, *labels: str) -> Counter:
         return Counter(name, help, labels, registry=self.registry)
