@@ -221,9 +221,10 @@ class Component:
             self.load(on_bytes)
             if self.params is not self.runtime:
                 self._move(self.params)
-        if self._stream is None and self._is_recordable:
-            return self.runtime.accelerate(self._network())
-        self.runtime.lay_out(self._network(), without=self._stream.modules if self._stream else ())
+        with self.runtime.guarded(f"laying out {self.name}"):
+            if self._stream is None and self._is_recordable:
+                return self.runtime.accelerate(self._network())
+            self.runtime.lay_out(self._network(), without=self._stream.modules if self._stream else ())
         return self._network()
 
     def _bind(self, backend: Backend, on_bytes: OnBytes | None) -> None:
