@@ -23,6 +23,9 @@ OPEN_PATHS = ("/health",)
 SIGNED_PATHS = ("/v1/images/files/",)
 """What is behind an address that carries its own signature."""
 
+PAGE_PATHS = ("/", "/page/")
+"""The page that is built in: it knows nothing without the key, and asks for it."""
+
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 EXPOSED_HEADERS = "Retry-After, X-Request-Id, X-Should-Retry"
@@ -51,6 +54,7 @@ class Door:
         self._key = digest(options.api_key) if options.api_key else None
         self._origins = options.cors_origin
         self._hosts = {urlsplit(origin).hostname for origin in options.cors_origin}
+        self._shows_page = options.serve_html_path is None
         self._checks_host = is_loopback(options.listen_ip) and not options.api_key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -101,7 +105,7 @@ class Door:
                 code="origin_not_allowed",
             )
         path = scope["path"]
-        if self._key is None or path in OPEN_PATHS or path.startswith(SIGNED_PATHS) or self._has_key(headers):
+        if self._key is None or self._is_open(path) or self._has_key(headers):
             return None
         return ApiError(
             "this server asks for a key: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'",
@@ -109,6 +113,12 @@ class Door:
             code="invalid_api_key",
             headers={"WWW-Authenticate": 'Basic realm="sd-server", charset="UTF-8"'},
         )
+
+    def _is_open(self, path: str) -> bool:
+        """Whether nobody is asked for a key there."""
+        index, folder = PAGE_PATHS
+        is_page = self._shows_page and (path == index or path.startswith(folder))
+        return is_page or path in OPEN_PATHS or path.startswith(SIGNED_PATHS)
 
     def _is_own(self, host: str) -> bool:
         name = urlsplit(f"//{host}").hostname if host else None
