@@ -202,9 +202,11 @@ def test_device_that_does_not_start(devices: Devices) -> None:
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
         RuntimeError("MPS backend out of memory (MPS allocated: 5 GB)"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("could not create a primitive"),
+        RuntimeError("std::bad_alloc"),
         MemoryError(),
     ],
-    ids=["cuda", "mps", "cpu", "python"],
+    ids=["cuda", "mps", "cpu", "onednn", "c++", "python"],
 )
 def test_lack_of_memory_says_where_and_how_much(devices: Devices, error: Exception) -> None:
     with BackendManager(place(devices, backend="cuda0")) as manager:

@@ -26,6 +26,17 @@ from darkroom.runtime.limits import Limits
 logger = logging.getLogger(__name__)
 
 
+# Of torch, of CUDA's libraries, of the C++ library, and of oneDNN, which says nothing of memory.
+_SIGNS = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "could not create a primitive",
+    "could not create a memory object",
+)
+
+
 class Memory(NamedTuple):
     """Bytes free and in total on a device."""
 
@@ -305,4 +316,4 @@ def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error).lower()
-    return any(sign in text for sign in ("out of memory", "can't allocate memory", "not enough memory"))
+    return any(sign in text for sign in _SIGNS)
