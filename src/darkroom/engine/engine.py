@@ -196,6 +196,7 @@ class Engine:
 
     def close(self) -> None:
         """Frees weights, devices and files; a second call does nothing."""
+        self._prompts.forget()
         self.parts.close()
         self.manager.close()
         self.model.close()
