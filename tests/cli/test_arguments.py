@@ -179,7 +179,7 @@ def test_bytes_that_are_no_utf8_do_not_reach_the_tokenizer_as_surrogates() -> No
 
 
 def test_no_option_of_a_later_capability_is_there() -> None:
-    later = "--lora-model-dir --control-net --upscale-model --hires --preview"
+    later = "--lora-model-dir --control-net --upscale-model --hires"
     assert not set(later.split()) & set(OPTIONS)
 
 
