@@ -23,6 +23,7 @@ from darkroom.api.openai.errors import ErrorCode
 from darkroom.api.openai.parse import field_error
 from darkroom.api.version import __version__
 from darkroom.manager.config import ManagerConfig, Paths
+from darkroom.manager.gateway import page
 from darkroom.manager.gateway.access import Access
 from darkroom.manager.gateway.documentation import add_documentation
 from darkroom.manager.gateway.errors import GatewayError, error_response
@@ -34,6 +35,7 @@ from darkroom.manager.gateway.routes import (
     health,
     images,
     jobs,
+    library_files,
     models,
     native,
     store,
@@ -57,8 +59,9 @@ def create_app(manager: Manager) -> ASGIApp:
         redoc_url=None,
         separate_input_output_schemas=False,
     )
-    for part in (images, jobs, models, downloads, store, a1111, native, admin, health):
+    for part in (images, jobs, models, downloads, store, library_files, a1111, native, admin, health):
         app.include_router(part.router(manager))
+    app.include_router(page.router())
     add_documentation(app)
     for kind in (DarkroomError, TransportError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _answer_error)

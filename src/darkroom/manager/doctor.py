@@ -16,7 +16,7 @@ import psutil
 from darkroom.api.errors import DarkroomError
 from darkroom.manager.library.library import BUILTIN
 from darkroom.manager.service import Manager
-from darkroom.manager.units import readable_bytes
+from darkroom.manager.units import count_of, readable_bytes
 
 _LEAST_DISK = 5 * 1000**3
 _LEAST_MEMORY = 2 * 1000**3
@@ -61,7 +61,7 @@ async def _models(manager: Manager) -> Check:
         await manager.specify(BUILTIN)
     except DarkroomError as error:
         return Check("built-in model", False, str(error))
-    return Check("built-in model", True, f"{len(manager.library.models())} models in the library")
+    return Check("built-in model", True, f"{count_of(manager.library.models(), 'model')} in the library")
 
 
 def _ports(manager: Manager) -> Check:
@@ -105,7 +105,7 @@ def _keys(manager: Manager) -> Check:
     if not file.exists():
         return Check("keys", manager.config.is_loopback, "none: whoever reaches the address may use it")
     private = os.name == "nt" or not file.stat().st_mode & 0o077
-    text = f"{len(manager.keys.all())} keys" if private else f"{file} can be read by others; chmod 600"
+    text = count_of(manager.keys.all(), "key") if private else f"{file} can be read by others; chmod 600"
     return Check("keys", private, text)
 
 

@@ -16,10 +16,10 @@ from darkroom.manager.gateway.job_store import JobStore
 from darkroom.manager.gateway.jobs import Status
 from darkroom.manager.gateway.keys import Keys
 from darkroom.manager.gateway.metrics import Metrics
+from darkroom.manager.gateway.results import Results
 from darkroom.manager.gateway.sidecars import Sidecars
 from darkroom.manager.library.catalogue import KnownFile
 from darkroom.manager.library.components import Component
-from darkroom.manager.library.errors import UnknownModel
 from darkroom.manager.library.library import BUILTIN, Library
 from darkroom.manager.library.model import Model
 from darkroom.manager.model_settings import ModelSettings, SettingsFolder
@@ -27,11 +27,13 @@ from darkroom.manager.pool.engine import Engines
 from darkroom.manager.pool.pool import Pool
 from darkroom.manager.pool.spec import LaunchSpec, Patience
 from darkroom.manager.pool.state import ModelStatus
+from darkroom.manager.store.collect import Garbage
 from darkroom.manager.store.download import Download
-from darkroom.manager.store.options import StoreOptions
+from darkroom.manager.store.options import StoreOptions, tokens_of_hosts
+from darkroom.manager.store.progress import State
 from darkroom.manager.store.store import Store
 from darkroom.manager.store.wanted import Wanted
-from darkroom.manager.units import seconds
+from darkroom.manager.units import count_of, seconds
 
 logger = logging.getLogger(__name__)
 
@@ -45,25 +47,31 @@ class Manager:
         self.keys = Keys(paths.keys_file)
         self.settings = SettingsFolder(paths.model_settings)
         self.metrics = Metrics()
-        self.store = Store(paths, StoreOptions(allow_private=config.allow_private_downloads))
+        self.store = Store(
+            paths,
+            StoreOptions(allow_private=config.allow_private_downloads, host_tokens=tokens_of_hosts()),
+        )
         self.library = Library(paths, config.folders, downloading=self._is_downloading)
         self.pool = Pool(config, paths, self.specify, patience)
         self.sidecars = Sidecars(self.pool, self.metrics)
         self.jobs_store = JobStore(paths.jobs_file)
-        self.jobs = JobRunner(self.jobs_store, self.sidecars, paths.results, config.job_retention)
+        self.jobs = JobRunner(self.jobs_store, self.sidecars, Results(paths.results), config.job_retention)
         self.files = SignedFiles(paths.cache / "pictures")
         self.checkpoint = ""
         """what A1111's clients have chosen; empty: the default model"""
         self._engines = Engines()
         self._scanned = asyncio.Event()
+        self._fetched = 0
+        """downloads that were done when the library was last read"""
         self._tasks: list[asyncio.Task[None]] = []
         self._loads: set[asyncio.Task[ModelStatus]] = set()
+        self._fetches: dict[str, asyncio.Task[None]] = {}
         self.stopping = False
 
     async def start(self, *, with_old_jobs: bool = True) -> None:
         """Cleans up after a dead manager, then takes requests; the library is read meanwhile.
 
-        with_old_jobs: take up the durable jobs of earlier managers.
+        with_old_jobs: take up the durable jobs and the downloads of earlier managers.
         """
         self.paths.models.mkdir(parents=True, exist_ok=True)
         self._tasks.append(asyncio.create_task(self._watch_library()))
@@ -73,6 +81,10 @@ class Manager:
             self.pool.state, lambda: self.jobs_store.count(Status.QUEUED), lambda: self.stored_bytes
         )
         self.jobs.start(with_old_jobs=with_old_jobs)
+        if with_old_jobs:
+            for download in self.store.resume_interrupted():
+                self._watched(download)
+                logger.info("download of %s: goes on", download.wanted.name)
         self._tasks.append(asyncio.create_task(self._watch_pool()))
 
     async def stop(self, drain: float | None = None) -> None:
@@ -82,7 +94,7 @@ class Manager:
             return
         self.stopping = True
         drain = self.config.drain_timeout if drain is None else drain
-        for task in self._tasks:
+        for task in (*self._tasks, *self._fetches.values()):
             task.cancel()
         await asyncio.gather(self.jobs.stop(drain), self.pool.shutdown(drain))
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -107,8 +119,18 @@ class Manager:
 
     async def rescan(self) -> None:
         """Looks at the library's folders now."""
+        self._fetched = self._downloads_done()
         await asyncio.to_thread(self.library.scan)
         self._scanned.set()
+
+    async def up_to_date(self) -> None:
+        """Returns when the library knows of everything that was fetched."""
+        await self.scanned()
+        if self._downloads_done() != self._fetched:
+            await self.rescan()
+
+    def _downloads_done(self) -> int:
+        return sum(download.state is State.COMPLETED for download in self.store.downloads())
 
     async def resolve(self, name: str | None) -> str:
         """The id of the model that a request means. Errors: UnknownModel, AmbiguousModel, BrokenModel."""
@@ -117,14 +139,10 @@ class Manager:
         return (await self.model(self.config.aliases.get(name, name))).id
 
     async def model(self, name: str) -> Model:
-        """The model of a name; one that is not known yet may be in a folder that was not read yet."""
-        try:
-            return self.library.get(name)
-        except UnknownModel:
-            if self._scanned.is_set():
-                raise
-            await self.scanned()
-            return self.library.get(name)
+        """The model of a name; the built-in one is there before the folders were read."""
+        if name != BUILTIN or self._scanned.is_set():
+            await self.up_to_date()
+        return self.library.get(name)
 
     async def _default(self) -> str:
         if self.config.default_model:
@@ -184,23 +202,44 @@ class Manager:
             raise RequestError("keep_alive: not a time; write 10m, 0 or -1")
         return seconds(value)
 
+    def fetch(self, file: Wanted, model: str = "") -> Download:
+        """Begins to fetch a file, or joins whoever does. model: the one that it is for, see `Store.start`."""
+        return self._watched(self.store.start(file, model=model))
+
+    def _watched(self, download: Download) -> Download:
+        """Counts what is fetched, and has the library look at it."""
+        if download.id not in self._fetches:
+            self._fetches[download.id] = asyncio.create_task(self._watch_download(download))
+            self._fetches[download.id].add_done_callback(lambda _: self._fetches.pop(download.id, None))
+        return download
+
+    async def _watch_download(self, download: Download) -> None:
+        await self.metrics.follow(download)
+        await self.up_to_date()
+
     def fetch_missing(self, model: Model) -> list[tuple[Component, Download]]:
         """Begins to fetch every required companion that is not there and is published: the one click."""
-        started = []
-        for component in self.library.components(model):
-            if component.is_in_the_way and component.known:
-                started.append((component, self.store.start(component.known[0])))
-        return started
+        return [
+            (component, self.fetch(Wanted.of(component.known[0]), model.id))
+            for component in self.library.components(model)
+            if component.required and component.can_be_fetched
+        ]
+
+    async def collect_garbage(self, dry_run: bool = True, *, purge: bool = False) -> Garbage:
+        """`Store.gc`, with what models have open and what they would be loaded with."""
+        await self.scanned()
+        taken = self.pool.open_files() | await asyncio.to_thread(self.library.files_taken)
+        return await self.store.gc(dry_run, purge=purge, running=taken)
 
     def _is_downloading(self, known: KnownFile) -> bool:
-        key = Wanted.of(known).key
-        return any(d.wanted.key == key and d.state.is_active for d in self.store.downloads())
+        active = [download for download in self.store.downloads() if download.state.is_active]
+        return bool(active) and Wanted.of(known).key in {download.wanted.key for download in active}
 
     async def _watch_library(self) -> None:
         await self.rescan()
-        logger.info("library: %d models", len(self.library.models()))
+        logger.info("library: %s", count_of(self.library.models(), "model"))
         async for _ in self.library.watch():
-            logger.info("library: %d models now", len(self.library.models()))
+            logger.info("library: %s now", count_of(self.library.models(), "model"))
 
     async def _watch_pool(self) -> None:
         async for event in self.pool.events():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sized
 
 from darkroom.api.errors import RequestError
 
@@ -53,3 +54,8 @@ def readable_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def count_of(things: Sized, name: str) -> str:
+    """`1 model`, `2 models`."""
+    return f"{len(things)} {name}" + ("" if len(things) == 1 else "s")

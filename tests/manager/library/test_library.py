@@ -12,6 +12,7 @@ from tests.manager.library.files import write_header, write_safetensors
 
 from darkroom.api.errors import RequestError
 from darkroom.manager.config import Paths
+from darkroom.manager.library.components import ComponentState
 from darkroom.manager.library.errors import AmbiguousModel, BrokenModel, UnknownModel, UnsupportedModel
 from darkroom.manager.library.library import BUILTIN, Library
 from darkroom.manager.library.names import give_names, name_of
@@ -261,3 +262,24 @@ def test_watching_tells_of_changes(library: Library, folder: Path) -> None:
         return seen
 
     assert asyncio.run(watch()) == [["a"], ["a", "b"], ["b"]]
+
+
+def test_components_are_worked_out_once_for_a_state_of_the_library(paths: Paths, folder: Path) -> None:
+    on_their_way: set[str] = set()
+    library = Library(paths, downloading=lambda known: known.kind in on_their_way)
+    write_header(folder, "z_image-comfyui")
+    library.scan()
+    model = library.models()[1]
+    first = library.components(model)
+    library.scan()
+    assert all(a is b for a, b in zip(library.components(model.id), first, strict=True))
+    on_their_way.add("flux_vae")
+    states = {part.role: part.state for part in library.components(model)}
+    assert states[FileRole.VAE] is ComponentState.DOWNLOADING
+    on_their_way.clear()
+    vae = write_header(folder / "elsewhere", "companions/flux_ae-bfl", "flux_vae.safetensors")
+    library.scan()
+    states = {part.role: part.state for part in library.components(model)}
+    assert states[FileRole.VAE] is ComponentState.PRESENT
+    assert {model.path, vae} <= library.files_taken()
+    library.close()

@@ -107,7 +107,7 @@ async def test_why_files_are_kept(hub: HubServer, open_store: OpenStore) -> None
     kept = {i.name: i.reason for i in (await store.gc(running=[paths[1]])).kept}
     assert kept == {
         "pinned.gguf": "pinned",
-        "running.gguf": "in use by a running model",
+        "running.gguf": "a model takes it",
         "main.gguf": "a model itself; `darkroom rm` removes it",
         "used.gguf": "used by z-image as llm",
     }

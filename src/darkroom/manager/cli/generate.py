@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from darkroom.manager.cli.models import Model
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -21,21 +23,30 @@ def register(app: typer.Typer) -> None:
 
 def generate(
     context: typer.Context,
-    model: str,
-    prompt: str,
+    model: Model,
+    prompt: Annotated[str, typer.Argument(help="what to draw")],
     output: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("-o", "--output", help="a file (several pictures get numbers), or a folder"),
     ] = None,
-    negative: Annotated[Optional[str], typer.Option("-n", "--negative-prompt")] = None,  # noqa: UP045
+    negative: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("-n", "--negative-prompt", help="what not to draw"),
+    ] = None,
     count: Annotated[int, typer.Option("--count", help="pictures", min=1, max=10)] = 1,
     size: Annotated[Optional[str], typer.Option("--size", help="512x768")] = None,  # noqa: UP045
     seed: Annotated[Optional[int], typer.Option("-s", "--seed", help="-1 is random")] = None,  # noqa: UP045
-    steps: Annotated[Optional[int], typer.Option("--steps")] = None,  # noqa: UP045
-    cfg_scale: Annotated[Optional[float], typer.Option("--cfg-scale")] = None,  # noqa: UP045
-    guidance: Annotated[Optional[float], typer.Option("--guidance")] = None,  # noqa: UP045
-    sampler: Annotated[Optional[str], typer.Option("--sampler")] = None,  # noqa: UP045
-    scheduler: Annotated[Optional[str], typer.Option("--scheduler")] = None,  # noqa: UP045
+    steps: Annotated[Optional[int], typer.Option("--steps", help="of the sampler")] = None,  # noqa: UP045
+    cfg_scale: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--cfg-scale", help="how closely the prompt is followed"),
+    ] = None,
+    guidance: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--guidance", help="of distilled networks (Flux)"),
+    ] = None,
+    sampler: Annotated[Optional[str], typer.Option("--sampler", help="euler, 'DPM++ 2M', ...")] = None,  # noqa: UP045
+    scheduler: Annotated[Optional[str], typer.Option("--scheduler", help="karras, ...")] = None,  # noqa: UP045
     strength: Annotated[Optional[float], typer.Option("--strength", help="of image-to-image")] = None,  # noqa: UP045
     image: Annotated[Optional[list[Path]], typer.Option("-i", "--image", help="draw over it")] = None,  # noqa: UP045
     mask: Annotated[Optional[Path], typer.Option("--mask", help="where the picture is drawn anew")] = None,  # noqa: UP045

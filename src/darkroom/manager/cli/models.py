@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from darkroom.manager.cli.session import Api
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+Model = Annotated[str, typer.Argument(help="a name of `darkroom list`")]
+
+_UNSET = (None, "", -1, False)
 
 
 def register(app: typer.Typer) -> None:
@@ -28,39 +31,63 @@ def register(app: typer.Typer) -> None:
 def list_models(
     context: typer.Context,
     as_json: Json = False,
-    catalogue: Annotated[bool, typer.Option(help="models that `pull` knows by name instead")] = False,
+    catalogue: Annotated[
+        bool, typer.Option("--catalogue", help="models that `pull` knows by name instead")
+    ] = False,
+    files: Annotated[
+        bool, typer.Option("--files", help="every file instead, companions and broken ones as well")
+    ] = False,
 ) -> None:
-    """List the models of the library."""
-    from darkroom.manager.cli.output import print_json, print_table
+    """List the models of the library, and files that are broken."""
+    from darkroom.manager.cli.output import err_console, print_json, print_table
     from darkroom.manager.cli.session import run
     from darkroom.manager.units import readable_bytes
 
-    path = "/v1/catalogue" if catalogue else "/v1/models"
-    found = run(context, lambda api: api.call("GET", path))["data"]
+    async def work(api: Api) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        if catalogue or files:
+            path = "/v1/catalogue" if catalogue else "/v1/store/library"
+            return (await api.call("GET", path))["data"], []
+        models = (await api.call("GET", "/v1/models"))["data"]
+        every = (await api.call("GET", "/v1/store/library"))["data"]
+        return models, [file for file in every if file["broken"]]
+
+    found, broken = run(context, work)
     if as_json:
         print_json(found)
         return
     sized = [{**each, "bytes": readable_bytes(each["size"]) if each.get("size") else ""} for each in found]
-    if catalogue:
+    if files:
+        described = [(f["path"], f["bytes"], f["problem"] or _parts(f)) for f in sized]
+        print_table(("file", "size", "what it is"), described, "There are no files.")
+    elif catalogue:
         rows = [(m["id"], m["title"], m["bytes"], m["licence"], "gated" if m["gated"] else "") for m in sized]
         print_table(("name", "model", "size", "licence", ""), rows, "The catalogue is empty.")
-        return
-    rows = [
-        (m["id"], m["of"], "", "", "alias")
-        if m["owned_by"] == "alias"
-        else (m["id"], m["title"], m["type"], m["bytes"], _state(m))
-        for m in sized
-    ]
-    print_table(("name", "model", "type", "size", "state"), rows, "There are no models.")
+    else:
+        print_table(("name", "model", "type", "size", "state"), map(_row, sized), "There are no models.")
+    if broken:
+        err_console().print("\nFiles that cannot be used:", style="bold")
+        print_table(("file", "what is wrong"), [(f["path"], f["problem"]) for f in broken], "")
+
+
+def _row(model: dict[str, Any]) -> tuple[str, ...]:
+    if model["owned_by"] == "alias":
+        return model["id"], model["of"], "", "", "alias"
+    return model["id"], model["title"], model["type"], model["bytes"], _state(model)
+
+
+def _parts(file: dict[str, Any]) -> str:
+    return ", ".join(part["title"] for part in file["parts"])
 
 
 def _state(model: dict[str, Any]) -> str:
     if model["missing"]:
         return f"needs {', '.join(model['missing'])}"
+    if not model["engine"] and model["state"] == "absent":
+        return "needs another engine"
     return str(model["state"]) if model["state"] != "absent" else "ready to load"
 
 
-def show(context: typer.Context, model: str, as_json: Json = False) -> None:
+def show(context: typer.Context, model: Model, as_json: Json = False) -> None:
     """Show a model, its settings and its companions."""
     from darkroom.manager.cli.output import console, print_json
     from darkroom.manager.cli.session import run
@@ -78,18 +105,21 @@ def show(context: typer.Context, model: str, as_json: Json = False) -> None:
         return
     out = console()
     out.print(found["id"], style="bold", markup=False)
-    for name in ("title", "family", "variant", "type", "file", "state"):
-        if found[name]:
-            out.print(f"  {name:<8} {found[name]}", markup=False, soft_wrap=True)
-    out.print(f"  size     {readable_bytes(found['size'])}", markup=False)
+    shown = {**found, "size": readable_bytes(found["size"]), "state": _state(found)}
+    for name in ("title", "family", "variant", "type", "size", "file", "state"):
+        if shown[name]:
+            out.print(f"  {name:<8} {shown[name]}", markup=False, soft_wrap=True)
+    chosen = {name: each for name, each in found["settings"].items() if each["requested"] not in _UNSET}
+    for name, each in chosen.items():
+        out.print(f"  {name:<8} {each['requested']}", markup=False, soft_wrap=True)
     if found["components"]:
-        out.print("  components")
+        out.print()
         _print_components(found["components"])
 
 
 def components(
     context: typer.Context,
-    model: str,
+    model: Model,
     fetch: Annotated[bool, typer.Option("--fetch", help="download what is missing")] = False,
     as_json: Json = False,
 ) -> None:
@@ -147,9 +177,7 @@ def pull(
     async def work(api: Api) -> list[dict[str, Any]]:
         body = {"source": source, "role": role, "sha256": sha256, "companions": companions}
         started = await api.call("POST", "/v1/downloads", json=body)
-        done = await follow_downloads(api, started["data"])
-        await api.call("POST", "/sdapi/v1/refresh-checkpoints")
-        return done
+        return await follow_downloads(api, started["data"])
 
     done = run(context, work)
     if as_json:
@@ -206,8 +234,8 @@ def import_files(
             typer.echo(each["summary"])
 
 
-def remove(context: typer.Context, model: str) -> None:
-    """Take a pulled model out of the store; companions go with `gc` when no model uses them."""
+def remove(context: typer.Context, model: Model) -> None:
+    """Take a pulled model, or another file, out of the store; `gc` drops companions that no model uses."""
     from darkroom.manager.cli.session import run
 
     run(context, lambda api: api.call("DELETE", f"/v1/models/{model}"))
@@ -216,7 +244,9 @@ def remove(context: typer.Context, model: str) -> None:
 def gc(
     context: typer.Context,
     force: Annotated[bool, typer.Option("--force", help="do it; without, show what would go")] = False,
-    purge: Annotated[bool, typer.Option(help="at once, instead of keeping files for a week")] = False,
+    purge: Annotated[
+        bool, typer.Option("--purge", help="at once, instead of keeping files for a week")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Drop files of the store that no model uses."""

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from darkroom.manager.cli.models import Json, Model
+
 if TYPE_CHECKING:
     from darkroom.manager.cli.session import Api
 
-Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+_BAD = ("failed", "quarantined")
 
 
 def register(app: typer.Typer) -> None:
@@ -21,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 def load(
     context: typer.Context,
-    model: str,
+    model: Model,
     keep_alive: Annotated[Optional[str], typer.Option(help="how long it stays: 30m, -1")] = None,  # noqa: UP045
     as_json: Json = False,
 ) -> None:
@@ -60,7 +62,7 @@ async def follow_load(api: Api, model: str, keep_alive: str | None) -> dict[str,
 
 def unload(
     context: typer.Context,
-    model: str,
+    model: Model,
     force: Annotated[bool, typer.Option("--force", help="without waiting for its requests")] = False,
 ) -> None:
     """Unload a model."""
@@ -88,18 +90,19 @@ def ps(context: typer.Context, as_json: Json = False) -> None:
             m["pid"],
             " ".join(f"{device} {readable_bytes(count)}" for device, count in m["memory"].items()),
             m["rung_name"] if m["rung"] else "",
-            f"{m['leases']} running, {m['waiting']} waiting",
+            f"{m['leases']}, {m['waiting']} waiting" if m["waiting"] else m["leases"] or "",
             "pinned" if m["pinned"] else "" if m["unloads_in"] is None else f"{m['unloads_in']:.0f} s",
+            m["failure"]["message"] if m["failure"] and m["state"] in _BAD else "",
         )
         for m in models
     ]
-    columns = ("model", "state", "port", "pid", "memory", "frugal", "requests", "unloads in")
+    columns = ("model", "state", "port", "pid", "memory", "frugal", "requests", "unloads in", "failure")
     print_table(columns, rows, "No model is loaded.")
 
 
 def logs(
     context: typer.Context,
-    model: str,
+    model: Model,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="print what comes, too")] = False,
     lines: Annotated[int, typer.Option("-n", "--lines", help="how many of the last lines")] = 200,
 ) -> None:
@@ -116,7 +119,7 @@ def logs(
 
 def settings(
     context: typer.Context,
-    model: str,
+    model: Model,
     changes: Annotated[Optional[list[str]], typer.Argument(help="key=value; key= for the default")] = None,  # noqa: UP045
     as_json: Json = False,
 ) -> None:

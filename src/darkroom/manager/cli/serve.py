@@ -29,8 +29,12 @@ def serve(
     preload: Annotated[Optional[list[str]], typer.Option(help="a model to load at once")] = None,  # noqa: UP045
     default_model: Annotated[Optional[str], typer.Option(help="for requests that name none")] = None,  # noqa: UP045
     engine: Annotated[Optional[Path], typer.Option(help="another sd-server binary for all models")] = None,  # noqa: UP045
-    openai_names: Annotated[bool, typer.Option(help="gpt-image-1 and others are the default model")] = False,
-    insecure: Annotated[bool, typer.Option(help="allow others to reach it without a key")] = False,
+    openai_names: Annotated[
+        bool, typer.Option("--openai-names", help="gpt-image-1 and others are the default model")
+    ] = False,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="allow others to reach it without a key")
+    ] = False,
     log_format: Annotated[Optional[str], typer.Option(help="text or json")] = None,  # noqa: UP045
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="log more")] = False,
 ) -> None:

@@ -16,12 +16,11 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from darkroom.api.errors import OutOfMemoryError
 from darkroom.api.events import sse
 from darkroom.api.openai import ImageEditRequest, ImageRequest
 from darkroom.api.openai.requests import DrawRequest, Quality
 from darkroom.manager.gateway.native_client import NativeClient, refusal
-from darkroom.manager.gateway.sidecars import Sidecars
+from darkroom.manager.gateway.sidecars import Sidecars, job_failure
 from darkroom.manager.gateway.translate import Pictures, to_native
 from darkroom.manager.pool.pool import Lease
 
@@ -88,10 +87,7 @@ async def _one_job(native: NativeClient, lease: Lease, body: dict[str, Any]) -> 
         lease.cancel_hard()  # it cannot stop one that is being drawn
         raise
     if state.get("status") != "completed":
-        error = state.get("error") or {}
-        if "memory" in str(error.get("message", "")).lower():
-            raise OutOfMemoryError(str(error["message"]))
-        raise refusal(500, {"error": str(error.get("message") or "the engine gave no picture")})
+        raise job_failure(lease, state.get("error") or {})
     first = body["seed"]
     return [
         {"b64_json": image["b64_json"]} | ({} if first < 0 else {"seed": first + index})

@@ -116,7 +116,7 @@ class FromSidecar(Response):
         async def work(lease: Lease) -> None:
             self._on_lease(lease)
             async with self._sidecars.client.stream(**self._call.arguments(lease)) as answer:
-                await self._pass(answer, send)
+                await self._pass(lease, answer, send)
 
         try:
             async with WhileConnected(receive, self._cancels):
@@ -133,11 +133,11 @@ class FromSidecar(Response):
             if self._call.body:
                 await self._call.body.close()
 
-    async def _pass(self, answer: httpx2.Response, send: Send) -> None:
+    async def _pass(self, lease: Lease, answer: httpx2.Response, send: Send) -> None:
         self._streams = answer.headers.get("Content-Type", "").startswith("text/event-stream")
         ran_out = False
         if not self._streams and answer.status_code >= 500:
-            raise_if_out_of_memory(answer.status_code, await answer.aread())
+            raise_if_out_of_memory(lease, answer.status_code, await answer.aread())
             await self._start(answer, send)
             await send({"type": "http.response.body", "body": answer.content, "more_body": False})
             return

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import contextlib
 import logging
 import time
-from pathlib import Path
 from typing import Any
 
-from darkroom.api.errors import DarkroomError, OutOfMemoryError
 from darkroom.api.jobs import JobPreview
 from darkroom.manager.gateway.errors import GatewayError, as_gateway_error
 from darkroom.manager.gateway.event_log import EventLog
 from darkroom.manager.gateway.job_store import JobStore
-from darkroom.manager.gateway.jobs import Fault, Job, Picture, Status
-from darkroom.manager.gateway.native_client import NativeClient, refusal
-from darkroom.manager.gateway.sidecars import Sidecars
+from darkroom.manager.gateway.jobs import Fault, Job, Status
+from darkroom.manager.gateway.metrics import StepClock
+from darkroom.manager.gateway.native_client import NativeClient
+from darkroom.manager.gateway.results import Results
+from darkroom.manager.gateway.sidecars import Sidecars, job_failure
 from darkroom.manager.pool.output import read_bar
 from darkroom.manager.pool.pool import Lease
 
@@ -31,13 +29,14 @@ _PRUNE = 3600.0
 class JobRunner:
     """Takes queued jobs in their order; only this object changes a job.
 
-    results: the folder of pictures. retention: seconds that finished jobs are kept.
+    results: where pictures go. retention: seconds that finished jobs are kept.
     """
 
-    def __init__(self, store: JobStore, sidecars: Sidecars, results: Path, retention: float) -> None:
+    def __init__(self, store: JobStore, sidecars: Sidecars, results: Results, retention: float) -> None:
         self._store = store
         self._sidecars = sidecars
-        self._results = results
+        self._metrics = sidecars.metrics
+        self.results = results
         self._retention = retention
         self._live: dict[str, Job] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -142,10 +141,6 @@ class JobRunner:
             await asyncio.wait([task], timeout=10)
         return self.get(job.id) or job
 
-    def folder(self, job: Job) -> Path:
-        """Where its pictures are."""
-        return self._results / job.id
-
     def _fill(self) -> None:
         """Starts what may start: a few of each model, so that its sidecar can batch."""
         running: dict[str, int] = {}
@@ -198,15 +193,17 @@ class JobRunner:
             raise
         state = await native.state(id)
         if state.get("status") != "completed":
-            raise _failure(state.get("error") or {})
+            raise job_failure(lease, state.get("error") or {})
         await self._keep(job, state["result"])
 
     async def _follow(self, job: Job, lease: Lease, native: NativeClient, id: str) -> None:
         """Until the sidecar's job has ended, told by its events or, without any, by asking."""
         if lease.capabilities.progress:
+            steps = StepClock(self._metrics, job.model)
             async for event in native.events(id):
                 lease.beat()
                 self._take(job, event.type, event.json())
+                steps.tick(job.at.phase == "sample", job.at.image, job.at.step)
             return
         job.at.progress, old = False, last_step(lease)
         while (await native.state(id)).get("status") in ("queued", "generating"):
@@ -232,20 +229,11 @@ class JobRunner:
 
     async def _keep(self, job: Job, result: dict[str, Any]) -> None:
         """Writes the pictures, then says that the job is done."""
-        folder = self.folder(job)
         job.output_format = str(result.get("output_format") or "png")
-        files = [
-            (f"{index}.{job.output_format}", base64.b64decode(image["b64_json"]))
-            for index, image in enumerate(result["images"])
-        ]
-        await asyncio.to_thread(_write, folder, files)
-        job.pictures = [
-            Picture(file=name, seed=image.get("seed"), infotext=image.get("infotext") or "")
-            for (name, _), image in zip(files, result["images"], strict=True)
-        ]
+        job.pictures = await asyncio.to_thread(self.results.keep, job, result)
         for index, picture in enumerate(job.pictures):
             self._publish(job, "image", index=index, seed=picture.seed)
-        self._sidecars.metrics.images.labels(job.model).inc(len(job.pictures))
+        self._metrics.images.labels(job.model).inc(len(job.pictures))
         self._finish(job, Status.COMPLETED)
 
     def _finish(self, job: Job, status: Status, error: Fault | None = None) -> None:
@@ -273,7 +261,7 @@ class JobRunner:
         """Forgets old jobs and their pictures."""
         while True:
             for job in self._store.delete_older(time.time() - self._retention):
-                await asyncio.to_thread(_remove, self.folder(job))
+                await asyncio.to_thread(self.results.remove, job)
             await asyncio.sleep(_PRUNE)
 
 
@@ -281,27 +269,6 @@ def last_step(lease: Lease) -> tuple[int, int] | None:
     """Step and steps as the engine has printed them last, for engines that tell them nowhere else."""
     bars = (bar for line in reversed(lease.sidecar.output.tail) if (bar := read_bar(line)))
     return next(((bar.done, bar.total) for bar in bars if not bar.loading), None)
-
-
-def _failure(fault: dict[str, Any]) -> DarkroomError:
-    """What a sidecar's job that has no pictures stands for."""
-    code, message = fault.get("code"), str(fault.get("message") or "the sidecar says nothing more")
-    if code == "out_of_memory":
-        return OutOfMemoryError(message)
-    return refusal(409 if code == "cancelled" else 500, {"error": fault, "message": message, "code": code})
-
-
-def _write(folder: Path, files: list[tuple[str, bytes]]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, data in files:
-        (folder / name).write_bytes(data)
-
-
-def _remove(folder: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        for file in folder.iterdir():
-            file.unlink(missing_ok=True)
-        folder.rmdir()
 
 
 async def _ended(tasks: list[asyncio.Task[None]]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
+from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -10,7 +12,10 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from darkroom.manager.pool.state import ModelState, ModelStatus, PoolEvent
+from darkroom.manager.store.download import Download
+from darkroom.manager.store.progress import State
 
+_STEPS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
@@ -25,6 +30,9 @@ class Metrics:
         self.queue_wait = histogram("img_queue_wait_seconds", "from a request to its sidecar", "model")
         self.load = histogram("img_load_seconds", "loading a model", "model")
         self.generate = histogram("img_generate_seconds", "from a sidecar's first byte to its last", "model")
+        self.step = histogram("img_step_seconds", "a step of a durable job", "model", buckets=_STEPS)
+        self.downloaded = counter("img_download_bytes", "bytes that were fetched", "host")
+        self.download = histogram("img_download_seconds", "fetching a file", "result")
         self.images = counter("img_images", "pictures of durable jobs", "model")
         self.evictions = counter("img_evictions", "models unloaded for others", "reason")
         self.out_of_memory = counter("img_oom", "times that memory was short", "rung")
@@ -40,8 +48,10 @@ class Metrics:
     def _counter(self, name: str, help: str, *labels: str) -> Counter:
         return Counter(name, help, labels, registry=self.registry)
 
-    def _histogram(self, name: str, help: str, *labels: str) -> Histogram:
-        return Histogram(name, help, labels, buckets=_SECONDS, registry=self.registry)
+    def _histogram(
+        self, name: str, help: str, *labels: str, buckets: tuple[float, ...] = _SECONDS
+    ) -> Histogram:
+        return Histogram(name, help, labels, buckets=buckets, registry=self.registry)
 
     def watch(
         self, pool: Callable[[], Iterable[ModelStatus]], queued: Callable[[], int], stored: Callable[[], int]
@@ -64,9 +74,40 @@ class Metrics:
         elif event.type == "reaped":
             self.orphans.inc()
 
+    async def follow(self, download: Download) -> None:
+        """Counts what a download brings, until it is over."""
+        host = urlsplit(download.wanted.url).hostname or "hub"
+        began, before = time.perf_counter(), download.progress.received
+        async for progress in download.events():
+            if progress.state is State.DOWNLOADING:
+                self.downloaded.labels(host).inc(max(0, progress.received - before))
+            before = progress.received
+        self.download.labels(download.state.value).observe(time.perf_counter() - began)
+
     def text(self) -> bytes:
         """The exposition format, version 0.0.4."""
         return generate_latest(self.registry)
+
+
+class StepClock:
+    """Seconds between a job's steps, which are told with a delay that is the same for each."""
+
+    def __init__(self, metrics: Metrics, model: str) -> None:
+        self._step = metrics.step.labels(model)
+        self._image = self._number = 0
+        self._since: float | None = None
+
+    def tick(self, sampling: bool, image: int, number: int) -> None:
+        """A job is at this step of this picture; while it does anything else the clock stands."""
+        now = time.perf_counter()
+        more = number - self._number
+        if not sampling or image != self._image:
+            self._since = None
+        if sampling and self._since is not None and more > 0:
+            for _ in range(more):
+                self._step.observe((now - self._since) / more)
+        if sampling and (self._since is None or more > 0):
+            self._since, self._image, self._number = now, image, number
 
 
 class _Gauges(Collector):

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import httpx2
 
-from darkroom.api.errors import OutOfMemoryError
+from darkroom.api.errors import DarkroomError, OutOfMemoryError
 from darkroom.manager.gateway.bodies import Body
 from darkroom.manager.gateway.metrics import Metrics
 from darkroom.manager.gateway.native_client import NativeClient, refusal
@@ -102,7 +102,7 @@ class Sidecars:
 
         async def work(lease: Lease) -> Answer:
             answer = await self.client.request(**call.arguments(lease))
-            raise_if_out_of_memory(answer.status_code, answer.content)
+            raise_if_out_of_memory(lease, answer.status_code, answer.content)
             return Answer(answer.status_code, answer.headers, answer.content)
 
         return await self.run(model, work, keep_alive)
@@ -132,13 +132,31 @@ class Sidecars:
         lease.cancel_hard()
 
 
-def raise_if_out_of_memory(status: int, content: bytes) -> None:
-    """Errors: OutOfMemoryError where a sidecar's answer says so, for the pool to make room."""
-    if status < 500 or _OUT_OF_MEMORY not in content:
+def raise_if_out_of_memory(lease: Lease, status: int, content: bytes) -> None:
+    """Errors: OutOfMemoryError where a sidecar's answer, or what it printed, says so, for the pool to help.
+
+    stable-diffusion.cpp's answers a plain 500 and prints why.
+    """
+    if status < 500 or not (_OUT_OF_MEMORY in content or lease.ran_out_of_memory()):
         return
     try:
         error = json.loads(content)
         message = error["error"]["message"] if isinstance(error.get("error"), dict) else error["message"]
     except (ValueError, KeyError, TypeError, AttributeError):
-        message = "the device has too little memory; take a smaller picture or another model"
+        message = too_little_memory(lease)
     raise OutOfMemoryError(str(message))
+
+
+def too_little_memory(lease: Lease) -> str:
+    """For people, where the engine has no words of its own."""
+    return f"model '{lease.model}': the device has too little memory; take a smaller picture or another model"
+
+
+def job_failure(lease: Lease, fault: dict[str, Any]) -> DarkroomError:
+    """What a sidecar's native job that has no pictures stands for. fault: its `error`."""
+    code, message = fault.get("code"), str(fault.get("message") or "the engine gave no picture")
+    if code == "out_of_memory":
+        return OutOfMemoryError(message)
+    if code != "cancelled" and lease.ran_out_of_memory():
+        return OutOfMemoryError(too_little_memory(lease))
+    return refusal(409 if code == "cancelled" else 500, {"error": fault, "message": message, "code": code})

@@ -7,17 +7,17 @@ from typing import Any
 
 from darkroom.manager.gateway.errors import as_gateway_error
 from darkroom.manager.library.components import Component
+from darkroom.manager.library.library import Library
 from darkroom.manager.library.model import Model
-from darkroom.manager.pool.state import as_json
+from darkroom.manager.pool.state import ModelStatus, as_json
 from darkroom.manager.service import Manager
 from darkroom.manager.store.collect import Garbage, Item
 from darkroom.manager.store.download import Download
 
 
-def model_view(manager: Manager, model: Model) -> dict[str, Any]:
+def model_view(library: Library, model: Model, status: ModelStatus) -> dict[str, Any]:
     """One model: OpenAI's four fields, and what the library and the pool know."""
-    status = manager.pool.status(model.id)
-    missing = [part for part in manager.library.components(model) if part.is_in_the_way]
+    missing = [part for part in library.components(model) if part.is_in_the_way]
     return {
         "id": model.id,
         "object": "model",
@@ -50,7 +50,7 @@ def component_view(component: Component) -> dict[str, Any]:
         {
             "name": file.name,
             "source": file.source,
-            "size": file.size,
+            "size": file.bytes,
             "sha256": file.sha256,
             "licence": file.licence,
             "gated": file.gated,

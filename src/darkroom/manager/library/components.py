@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -80,6 +80,10 @@ class Component:
             self.state is ComponentState.MISMATCHED and self.origin is Origin.BESIDE
         )
         return wanting and bool(self.known)
+
+    def on_its_way(self) -> Component:
+        """The same, while the file that would be fetched is being fetched."""
+        return replace(self, state=ComponentState.DOWNLOADING, file=None, origin=None, why="", problem="")
 
     def as_details(self) -> dict[str, object]:
         """For error objects and listings: plain values only."""

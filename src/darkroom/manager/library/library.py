@@ -6,23 +6,23 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 from darkroom.api.errors import RequestError
 from darkroom.manager.config import Paths
-from darkroom.manager.library.catalogue import Catalogue, KnownFile, Need, StarterModel, load_catalogue
+from darkroom.manager.library.catalogue import Catalogue, KnownFile, StarterModel, load_catalogue
 from darkroom.manager.library.choices import Choices
 from darkroom.manager.library.clues import Candidate, candidates_of
 from darkroom.manager.library.components import Component, Origin, refuse
 from darkroom.manager.library.errors import AmbiguousModel, BrokenModel, UnknownModel, UnsupportedModel
 from darkroom.manager.library.file_index import FileIndex
+from darkroom.manager.library.fitting import Attached, Fitting
 from darkroom.manager.library.folders import Found
 from darkroom.manager.library.model import Model
 from darkroom.manager.library.names import give_names
 from darkroom.manager.library.parts import LibraryFile
-from darkroom.manager.library.resolve import Resolver, Shelf
 from darkroom.manager.library.roles import FileRole
 from darkroom.manager.library.scan import Scanned, Scanner, stored_sums
 
@@ -34,9 +34,14 @@ BUILTIN = "darkroom"
 
 @dataclass(frozen=True)
 class _State:
-    scanned: tuple[Scanned, ...] = ()
-    models: tuple[Model, ...] = ()
-    companions: tuple[Candidate, ...] = ()
+    scanned: tuple[Scanned, ...]
+    models: tuple[Model, ...]
+    companions: tuple[Candidate, ...]
+    fitting: Fitting
+
+    def is_like(self, other: _State) -> bool:
+        """Whether the same was found."""
+        return (self.scanned, self.models, self.companions) == (other.scanned, other.models, other.companions)
 
 
 class Library:
@@ -63,7 +68,7 @@ class Library:
         self._index = FileIndex(paths.library_index)
         self._scanner = Scanner(self._index)
         self._lock = threading.Lock()
-        self._state = _State(models=(self._builtin(),))
+        self._state = self._state_of(())
 
     def close(self) -> None:
         """Closes the index."""
@@ -82,10 +87,16 @@ class Library:
         """Looks at all folders; reads only what is new or changed. True when anything is not as before."""
         with self._lock:
             scanned = tuple(self._scanner.scan(self.roots))
-            models = (self._builtin(), *self._models(scanned))
-            changed = (scanned, models) != (self._state.scanned, self._state.models)
-            self._state = _State(scanned, models, self._companions(scanned))
+            state = self._state_of(scanned)
+            changed = not state.is_like(self._state)
+            if changed:
+                self._state = state
         return changed
+
+    def _state_of(self, scanned: tuple[Scanned, ...]) -> _State:
+        models = (self._builtin(), *self._models(scanned))
+        companions = self._companions(scanned)
+        return _State(scanned, models, companions, Fitting(models, companions, self.catalogue))
 
     async def watch(self, interval: float = 5.0) -> AsyncGenerator[None]:
         """Scans again and again, and yields each time that something changed."""
@@ -150,8 +161,16 @@ class Library:
     def components(self, model: Model | str) -> tuple[Component, ...]:
         """What the model's family needs, what serves each, and what is missing."""
         model = self.get(model) if isinstance(model, str) else model
-        resolver = Resolver(model.file, model.network, self.catalogue, self._shelf(model))
-        return resolver.components(self._needs(model))
+        found = self._state.fitting.components(model, self._attached(model))
+        return tuple(
+            part.on_its_way() if part.can_be_fetched and any(map(self._downloading, part.known)) else part
+            for part in found
+        )
+
+    def files_taken(self) -> set[Path]:
+        """Every file that a model is, or would be loaded with."""
+        parts = (part for model in self.models() for part in self.components(model))
+        return {model.path for model in self.models()} | {part.file for part in parts if part.file}
 
     def attach(self, model: Model | str, role: FileRole, path: Path) -> Component:
         """Says which file serves a role, whatever else fits; the answer says whether it does.
@@ -159,7 +178,7 @@ class Library:
         Raises UnknownModel, and RequestError where the family has no such role or the file is not there.
         """
         model = self.get(model) if isinstance(model, str) else model
-        roles = [need.role for need in self._needs(model)]
+        roles = [need.role for need in self._state.fitting.needs(model)]
         if role not in roles:
             raise RequestError(
                 f"{model.id}: has no use for {role.value}; it takes {', '.join(roles) or 'no companions'}"
@@ -216,22 +235,9 @@ class Library:
         scanned = self._scanner.look(Found.again(path, kind), Origin.ATTACHED)
         return scanned.file if scanned else None
 
-    def _needs(self, model: Model) -> tuple[Need, ...]:
-        family = self.catalogue.families.get(model.family)
-        return () if family is None or model.builtin else family.needs
-
-    def _shelf(self, model: Model) -> Shelf:
-        beside = model.path.parent
-        candidates = (
-            replace(candidate, place=Origin.BESIDE) if candidate.file.path.parent == beside else candidate
-            for candidate in self._state.companions
-        )
-        attached = {
-            role: (path, self._again(path))
-            for role, path in tuple(self._choices.attached.get(model.id, {}).items())
-        }
-        alone = sum(other.path.parent == beside for other in self.models()) == 1
-        return Shelf(tuple(candidates), attached, self._downloading, alone)
+    def _attached(self, model: Model) -> Attached:
+        given = tuple(self._choices.attached.get(model.id, {}).items())
+        return {role: (path, self._again(path)) for role, path in given}
 
     def _companions(self, scanned: Sequence[Scanned]) -> tuple[Candidate, ...]:
         sums = stored_sums(self._paths.store / "blobs" / "sha256")

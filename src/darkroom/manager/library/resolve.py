@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from darkroom.manager.library.catalogue import Catalogue, KnownFile, Need
+from darkroom.manager.library.catalogue import Catalogue, Need
 from darkroom.manager.library.clues import Candidate
 from darkroom.manager.library.components import Component, ComponentState, Origin
 from darkroom.manager.library.matching import misfit
@@ -33,13 +33,12 @@ class Shelf:
     """What companions may be taken from.
 
     candidates: all files that hold a companion alone. attached: what the user said, by role; None where the
-    file cannot be read. downloading: whether a known file is on its way. alone: whether the model has its
-    folder for itself, so that what lies there is meant for it.
+    file cannot be read. alone: whether the model has its folder for itself, so that what lies there is meant
+    for it.
     """
 
     candidates: tuple[Candidate, ...] = ()
     attached: Mapping[FileRole, tuple[Path, LibraryFile | None]] = field(default_factory=dict)
-    downloading: Callable[[KnownFile], bool] = lambda known: False
     alone: bool = True
 
 
@@ -129,8 +128,6 @@ class Resolver:
         if fit:
             best = fit[0]
             return self._filled(blank, best.file, best.part, best.place, self._why(need, best, fit[1:]))
-        if any(self._shelf.downloading(file) for file in blank.known):
-            return replace(blank, state=ComponentState.DOWNLOADING)
         wrong = next((candidate for candidate in candidates if self._seems_meant(need, candidate)), None)
         if wrong is not None:
             return replace(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 
@@ -189,9 +190,12 @@ def _add_rest(line: CommandLine, engine: Engine, spec: LaunchSpec) -> None:
         if flag not in engine.flags:
             raise LoadFailed(f"extra_args: {flag} is not known to this engine", FailureKind.BAD_SETTING, ())
     line.argv += spec.settings.extra_args
-    if spec.settings.extra_args:
-        given = " ".join(spec.settings.extra_args)
-        line.settings["extra_args"] = Setting(given, given)
+    given = " ".join(spec.settings.extra_args) or None
+    line.settings["extra_args"] = Setting(given, given)
+    stays = spec.settings.keep_alive
+    if stays is not None and math.isinf(stays):
+        stays = -1.0
+    line.settings["keep_alive"] = Setting(stays, stays, "" if stays is not None else "the manager's")
 
 
 def with_defaults(settings: dict[str, Setting], defaults: dict[str, object]) -> dict[str, Setting]:

@@ -25,7 +25,7 @@ from darkroom.manager.pool.roster import Roster, Specify
 from darkroom.manager.pool.run_file import Entry, reap
 from darkroom.manager.pool.sidecar import Sidecar
 from darkroom.manager.pool.spec import Patience
-from darkroom.manager.pool.state import Capabilities, ModelState, ModelStatus, PoolEvent
+from darkroom.manager.pool.state import Capabilities, ModelStatus, PoolEvent, absent
 
 _log = logging.getLogger(__name__)
 _LOSS_SECONDS = 3.0
@@ -210,7 +210,17 @@ class Pool:
     def status(self, model: str) -> ModelStatus:
         """One model, absent if nothing is known of it."""
         found = next((status for status in self.state() if status.model == model), None)
-        return found or ModelStatus(model, ModelState.ABSENT)
+        return found or absent(model)
+
+    def open_files(self) -> set[Path]:
+        """The files of the models that have a process."""
+        records = self._running.records.values()
+        return {
+            file
+            for record in records
+            if record.sidecar and record.spec
+            for file in record.spec.files.values()
+        }
 
     def events(self) -> AsyncIterator[PoolEvent]:
         """How everything is, then what happens, until the pool is shut down."""

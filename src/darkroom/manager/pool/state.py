@@ -100,6 +100,11 @@ class ModelStatus:
     failure: Failure | None = None
 
 
+def absent(model: str) -> ModelStatus:
+    """A model that nothing is known of."""
+    return ModelStatus(model, ModelState.ABSENT)
+
+
 @dataclass(frozen=True)
 class PoolEvent:
     """Something changed; `status` is how the model is now.

@@ -56,7 +56,8 @@ def collect(
 ) -> Garbage:
     """Marks from uses, pins, models, what runs and what is being fetched; then sweeps.
 
-    running: sums of files that sidecars have open. downloading: keys. purge: nothing waits in quarantine.
+    running: sums of files that models have open or would be loaded with. downloading: keys.
+    purge: nothing waits in quarantine.
     Files of other programs are not looked at.
     """
     found = Garbage(dry_run)
@@ -91,7 +92,7 @@ def _reason_to_keep(
     if ledger.row("SELECT 1 FROM pins WHERE sha256 = ?", sha256):
         return "pinned"
     if sha256 in running:
-        return "in use by a running model"
+        return "a model takes it"
     if sha256 in downloading:
         return "being fetched"
     if any(role in MAIN_ROLES for role, _ in ledger.names(sha256)):

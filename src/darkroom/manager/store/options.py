@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,12 @@ GIB = 1024**3
 def free_bytes(folder: Path) -> int:
     """Room left on the file system of `folder`."""
     return shutil.disk_usage(folder).free
+
+
+def tokens_of_hosts() -> dict[str, str]:
+    """Tokens that the environment has for hosts besides the hub: CIVITAI_TOKEN."""
+    token = os.environ.get("CIVITAI_TOKEN", "").strip()
+    return {"civitai.com": token} if token else {}
 
 
 @dataclass(frozen=True)

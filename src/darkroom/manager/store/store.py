@@ -268,7 +268,7 @@ class Store:
     ) -> Garbage:
         """Takes files that nothing uses out of use, and deletes those that were taken out long ago.
 
-        running: files that loaded models have open, or their sums. purge: deletes at once.
+        running: files that models have open or would be loaded with, or their sums. purge: deletes at once.
         """
         sums = {self.sum_of(file) if isinstance(file, Path) else file for file in running}
         active = self._downloads.active()

@@ -55,7 +55,7 @@ def router(manager: Manager) -> APIRouter:
     @routes.post("/gc", summary="Drop files of the store that nothing uses")
     async def gc(dry_run: bool = True, purge: bool = False) -> dict[str, Any]:
         """By default only what would be dropped. purge: at once, instead of after a week."""
-        return garbage_view(await manager.store.gc(dry_run, purge=purge))
+        return garbage_view(await manager.collect_garbage(dry_run, purge=purge))
 
     return routes
 
@@ -126,9 +126,11 @@ def _add_settings(routes: APIRouter, manager: Manager) -> None:
 
     @routes.patch("/settings/{model:path}", summary="Change a model's settings")
     async def change(model: str, changes: Annotated[dict[str, Any], Body()]) -> dict[str, Any]:
-        """null or an empty text means the default again. They count from the model's next load."""
+        """null or an empty text means the default again. They count from the next load, `pin` at once."""
         id = await manager.resolve(model)
-        manager.change_settings(id, changes)
+        settings = manager.change_settings(id, changes)
+        if "pin" in changes:
+            await manager.pool.pin(id, settings.pin)
         return settings_view(manager, id)
 
 
@@ -138,27 +140,35 @@ def settings_view(manager: Manager, model: str) -> dict[str, Any]:
     requested = own.model_dump(mode="json")
     status = manager.pool.status(model)
     described = {name: field.description for name, field in ModelSettings.model_fields.items()}
-    not_loaded = "" if status.state.is_serving else "the model is not loaded"
-    known = {
-        name: status.settings.get(name) or Setting(_plain(value), None, not_loaded)
-        for name, value in requested.items()
-    }
+    loaded = status.state.is_serving
+
+    def view(name: str) -> dict[str, Any]:
+        wanted = _plain(requested[name])
+        wanted = None if wanted == "" else wanted
+        match loaded, status.settings.get(name):
+            case True, Setting() as found:
+                pending = wanted != found.requested
+                engaged, reason = found.engaged, found.reason
+            case True, _ if name == "engine":
+                pending = False
+                engaged, reason = status.engine, "" if own.engine else "the manager's"
+            case True, _:  # pin
+                pending, engaged, reason = False, status.pinned, ""
+            case _:
+                pending, engaged, reason = False, None, "the model is not loaded"
+        return {
+            "requested": wanted,
+            "engaged": engaged,
+            "reason": "counts from the next load" if pending else reason,
+            "description": described[name],
+            "pending": pending,
+        }
+
     return {
         "model": model,
-        "loaded": status.state.is_serving,
+        "loaded": loaded,
         "saved": own.model_dump(mode="json", exclude_defaults=True),
-        "settings": {
-            name: {
-                "requested": _plain(requested[name]),
-                "engaged": setting.engaged,
-                "reason": setting.reason,
-                "description": described[name],
-                "pending": status.state.is_serving and _plain(requested[name]) != setting.requested
-                if name in status.settings
-                else False,
-            }
-            for name, setting in known.items()
-        },
+        "settings": {name: view(name) for name in requested},
     }
 
 

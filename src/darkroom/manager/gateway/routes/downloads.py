@@ -96,6 +96,6 @@ def router(manager: Manager) -> APIRouter:
     @routes.post("/store/gc", summary="Drop files of the store that nothing uses")
     async def gc(dry_run: bool = True, purge: bool = False) -> dict[str, Any]:
         """By default only what would be dropped. purge: at once, instead of after a week."""
-        return garbage_view(await manager.store.gc(dry_run, purge=purge))
+        return garbage_view(await manager.collect_garbage(dry_run, purge=purge))
 
     return routes

@@ -105,7 +105,7 @@ def router(manager: Manager) -> APIRouter:
         job = job_of(manager, request, id)
         if not 0 <= index < len(job.pictures):
             raise not_found(f"job '{id}': has {len(job.pictures)} pictures", "image_not_found")
-        file = manager.jobs.folder(job) / job.pictures[index].file
+        file = manager.jobs.results.file(job, job.pictures[index])
         if not file.is_file():
             raise not_found(f"job '{id}': its picture is gone", "image_not_found")
         return FileResponse(file, media_type=_TYPES.get(job.output_format, "application/octet-stream"))

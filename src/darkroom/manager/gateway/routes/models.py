@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
+from starlette.responses import JSONResponse
 
 from darkroom.manager.config import OPENAI_NAMES
-from darkroom.manager.gateway.errors import GatewayError
 from darkroom.manager.gateway.views import component_view, download_view, model_view
 from darkroom.manager.library.roles import FileRole
+from darkroom.manager.pool.state import absent
+from darkroom.manager.removal import remove
 from darkroom.manager.service import Manager
 
 
@@ -27,10 +30,18 @@ def router(manager: Manager) -> APIRouter:
     routes = APIRouter(prefix="/v1", tags=["models"])
 
     @routes.get("/models", summary="Models of the library")
-    async def models() -> dict[str, Any]:
+    async def models() -> JSONResponse:
         """OpenAI's list, with family, variant, size and state of each; aliases come after the models."""
-        await manager.scanned()
-        listed = [model_view(manager, model) for model in manager.library.models()]
+        await manager.up_to_date()
+        known = {status.model: status for status in manager.pool.state()}
+
+        def listing() -> list[dict[str, Any]]:
+            return [
+                model_view(manager.library, model, known.get(model.id) or absent(model.id))
+                for model in manager.library.models()
+            ]
+
+        listed = await asyncio.to_thread(listing)
         names = {**manager.config.aliases, **manager.library.aliases}
         if manager.config.openai_aliases:
             default = await manager.resolve(None)
@@ -40,7 +51,7 @@ def router(manager: Manager) -> APIRouter:
             {"id": alias, "object": "model", "created": created.get(name, 0), "owned_by": "alias", "of": name}
             for alias, name in names.items()
         ]
-        return {"object": "list", "data": [*listed, *aliases]}
+        return JSONResponse({"object": "list", "data": [*listed, *aliases]})
 
     @routes.get("/models/{model:path}/components", summary="What a model is made of")
     async def components(model: str) -> dict[str, Any]:
@@ -70,27 +81,12 @@ def router(manager: Manager) -> APIRouter:
     @routes.get("/models/{model:path}", summary="One model")
     async def model(model: str) -> dict[str, Any]:
         """As in the list."""
-        id = await manager.resolve(model)
-        return model_view(manager, await manager.model(id))
+        found = await manager.model(await manager.resolve(model))
+        return model_view(manager.library, found, manager.pool.status(found.id))
 
     @routes.delete("/models/{model:path}", summary="Remove a model")
-    async def remove(model: str) -> dict[str, Any]:
-        """Takes a model that was pulled out of the store; files of your own folders are left alone."""
-        found = await manager.model(model)
-        store = manager.paths.store.resolve()
-        if found.builtin or not found.path.absolute().is_relative_to(manager.paths.store.absolute()):
-            raise GatewayError(
-                f"model '{found.id}': its file is not the store's; delete {found.path} yourself",
-                status=409,
-                code="not_in_store",
-                param="model",
-                retry=False,
-            )
-        await manager.pool.unload(found.id)
-        sha256 = manager.store.sum_of(found.path)
-        manager.store.drop(found.id)
-        manager.store.remove(sha256)
-        await manager.rescan()
-        return {"id": found.id, "object": "model", "deleted": True, "store": str(store)}
+    async def delete(model: str) -> dict[str, Any]:
+        """Takes a model or another file out of the store; files of your own folders are left alone."""
+        return {"id": await remove(manager, model), "object": "model", "deleted": True}
 
     return routes

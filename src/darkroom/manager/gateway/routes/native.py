@@ -93,11 +93,10 @@ def state_of(manager: Manager, job: Job, pictures: bool) -> dict[str, Any]:
     status = Status.FAILED if job.status is Status.INTERRUPTED else job.status
     result = None
     if pictures and job.status is Status.COMPLETED:
-        folder = manager.jobs.folder(job)
         images = [
             {
                 "index": index,
-                "b64_json": base64.b64encode((folder / picture.file).read_bytes()).decode(),
+                "b64_json": base64.b64encode(manager.jobs.results.file(job, picture).read_bytes()).decode(),
                 "seed": picture.seed,
                 "infotext": picture.infotext,
             }
