@@ -1,0 +1,20 @@
+// What a screen reader is told: never more than one thing in five seconds, and of several the newest.
+
+import { byId } from "./dom.js";
+
+const GAP = 5000;
+
+let last = -GAP;
+let waiting = null;
+let timer = 0;
+
+export function announce(text) {
+  waiting = text;
+  clearTimeout(timer);
+  timer = setTimeout(say, Math.max(0, last + GAP - performance.now()));
+}
+
+function say() {
+  last = performance.now();
+  byId("announcer").textContent = waiting;
+}
