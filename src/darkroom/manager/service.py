@@ -119,8 +119,9 @@ class Manager:
 
     async def rescan(self) -> None:
         """Looks at the library's folders now."""
-        self._fetched = self._downloads_done()
+        done = self._downloads_done()
         await asyncio.to_thread(self.library.scan)
+        self._fetched = done
         self._scanned.set()
 
     async def up_to_date(self) -> None:
