@@ -61,6 +61,7 @@ byId("swap").addEventListener("click", settings.swapSides);
 byId("reset").addEventListener("click", settings.reset);
 byId("cancel").addEventListener("click", async () => {
   const { drawing } = presented();
+  if (drawing.isLeaving) return;
   drawing.isLeaving = true;
   gallery.update();
   try {

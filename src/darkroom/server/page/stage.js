@@ -77,7 +77,7 @@ function showProgress(drawing) {
   else bar.removeAttribute("value");
   byId("phase").textContent = phaseOf(drawing);
   byId("left").textContent = leftOf(drawing);
-  byId("cancel").disabled = Boolean(drawing.isLeaving);
+  byId("cancel").setAttribute("aria-disabled", String(Boolean(drawing.isLeaving)));
   tell(drawing, isCounted ? Math.floor((4 * state.step) / state.steps) : state.phase);
 }
 
@@ -85,8 +85,7 @@ function phaseOf({ state, lost, isLeaving }) {
   if (lost) return "The connection is lost; trying again";
   if (isLeaving) return "Cancelling";
   if (state.status === "queued") {
-    const ahead = (state.queue_position ?? 1) - 1;
-    return ahead > 0 ? `Waiting: ${ahead} before this one` : "Waiting: next in line";
+    return state.queue_position > 1 ? `Waiting: number ${state.queue_position} in line` : "Waiting: next in line";
   }
   const phase = PHASES[state.phase] ?? "Beginning";
   if (state.phase !== "sample") return phase;
