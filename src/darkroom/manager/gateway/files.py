@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import secrets
 import time
 from pathlib import Path
-from urllib.parse import urlencode
 
+from darkroom.api.signing import Signer
 from darkroom.manager.gateway.errors import GatewayError
 
 SECONDS = 3600.0
@@ -20,22 +18,20 @@ class SignedFiles:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._secret = secrets.token_bytes(32)
+        self._signer = Signer()
 
     def add(self, data: bytes, output_format: str) -> str:
         """Keeps a picture, and returns the path and query of its link."""
         self._folder.mkdir(parents=True, exist_ok=True)
         name = f"{secrets.token_hex(16)}.{output_format}"
         (self._folder / name).write_bytes(data)
-        expires = int(time.time() + SECONDS)
-        return f"/v1/images/files/{name}?{urlencode({'exp': expires, 'sig': self._sign(name, expires)})}"
+        return f"/v1/images/files/{name}?{self._signer.query(name, int(time.time() + SECONDS))}"
 
     def find(self, name: str, expires: str, signature: str) -> tuple[Path, str]:
         """The file of a link and its media type. Errors: GatewayError 403, 404, 410."""
-        moment = int(expires) if expires.isdecimal() else 0
-        if not hmac.compare_digest(self._sign(name, moment), signature):
+        if not self._signer.is_ours(name, expires, signature):
             raise GatewayError("link: its signature is wrong; ask for the picture again", status=403)
-        if moment < time.time():
+        if int(expires) < time.time():
             raise GatewayError("link: expired; ask for the picture again", status=410, code="url_expired")
         file = self._folder / name
         if file.suffix not in _MEDIA_TYPES or not file.is_file():
@@ -48,6 +44,3 @@ class SignedFiles:
         for file in self._folder.glob("*"):
             if file.stat().st_mtime < before:
                 file.unlink(missing_ok=True)
-
-    def _sign(self, name: str, expires: int) -> str:
-        return hmac.new(self._secret, f"{name}\n{expires}".encode(), hashlib.sha256).hexdigest()
