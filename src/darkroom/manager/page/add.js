@@ -3,8 +3,8 @@
 import { call } from "./api.js";
 import { byId, h } from "./dom.js";
 import { hurry, isActive, known } from "./live.js";
-import { act, isRunning, linkTo, outside, problem, refresh } from "./parts.js";
-import { bytes } from "./words.js";
+import { act, isRunning, linkTo, outside, problem } from "./parts.js";
+import { bytes, originOf } from "./words.js";
 
 let catalogue = null;
 let taken = null;
@@ -74,11 +74,11 @@ function starter(model) {
   const isHere = known.models?.some((other) => other.id === model.id);
   const isComing = known.downloads?.some((download) => isActive(download) && model.source.endsWith(download.name));
   const name = `pull ${model.id}`;
-  return h("li", { key: model.id, className: "card model" },
+  return h("li", { key: model.id, className: "card model starter" },
     h("div", { className: "what" },
       h("h3", {}, model.title, " ", h("code", { className: "note" }, model.id)),
       h("p", { className: "note" }, [model.size && bytes(model.size), model.licence, model.note].filter(Boolean).join(" · ")),
-      model.gated ? h("p", { className: "note" }, "Gated: its terms are to be accepted first, at ", outside(hubPage(model.source), model.source.split(":")[0]), ".") : null,
+      model.gated ? h("p", { className: "note" }, "Gated: its terms are to be accepted first, at ", outside(hubPage(model.source), originOf(model.source)), ".") : null,
       problem(name)),
     isHere
       ? h("a", { className: "button", href: linkTo(model.id), "aria-label": `Open ${model.id}` }, "Open")
@@ -95,5 +95,4 @@ async function pull(source, name, companions) {
     hurry("downloads");
     location.hash = "#/downloads";
   });
-  refresh();
 }

@@ -6,7 +6,7 @@ import { byId, h } from "./dom.js";
 import { hurry, isActive, known } from "./live.js";
 import { act, actButton, isRunning, outside, problem, refresh } from "./parts.js";
 import { progressOf } from "./downloads.js";
-import { bytes, count, fileName, roleWords } from "./words.js";
+import { bytes, count, fileName, originOf, roleWords } from "./words.js";
 
 const EVERY = 1000;
 const QUIETLY = 5000;
@@ -73,7 +73,7 @@ function summary() {
   const coming = wanting.filter((part) => downloadOf(part));
   const total = fetchable.reduce((sum, part) => sum + (part.known[0].size ?? 0), 0);
   return h("div", { className: "card stack call" },
-    h("h2", {}, `${wanting.length} of ${count(needed.length, "required part")} ${wanting.length === 1 ? "is" : "are"} missing`),
+    h("h2", {}, coming.length === wanting.length ? `${count(coming.length, "required part")} on the way` : `${wanting.length} of ${count(needed.length, "required part")} ${wanting.length === 1 ? "is" : "are"} missing`),
     h("p", { className: "note" }, coming.length ? "The model can be loaded as soon as they are here." : "The model cannot be loaded without. What is downloaded is shared with every model that needs it."),
     fetchable.length
       ? h("p", {}, h("button", { type: "button", className: "main big", key: "fetch", disabled: isRunning("fetch"), onclick: fetchMissing }, `Download what is missing${total ? ` (${bytes(total)})` : ""}`))
@@ -124,7 +124,7 @@ function card(part) {
 /** The published file that would be fetched. */
 function offer(part, file) {
   return h("div", { className: "offer" },
-    h("p", { className: "note" }, [file.name, file.size && bytes(file.size), file.licence].filter(Boolean).join(" · "), " · from ", outside(file.page, file.source.split(":")[0])),
+    h("p", { className: "note" }, [file.name, file.size && bytes(file.size), file.licence].filter(Boolean).join(" · "), " · from ", outside(file.page, originOf(file.source))),
     file.gated ? h("p", { className: "wrong" }, "Gated: accept its terms at ", outside(file.page, file.page), " and give the manager a token (HF_TOKEN).") : null);
 }
 
@@ -141,8 +141,8 @@ function others(part) {
     h("summary", {}, part.state === "present" ? "Use another file" : "Other ways"),
     part.known.length && part.state !== "present" ? h("ul", { className: "alternatives", "aria-label": `Published files for ${role}` }, part.known.map((file) =>
       h("li", { key: file.source },
-        h("p", {}, file.name, h("span", { className: "note" }, [file.size && bytes(file.size), file.licence, file.gated ? "gated" : ""].filter(Boolean).map((text) => ` · ${text}`).join(""), " · ", outside(file.page, file.source.split(":")[0]))),
-        actButton(`take ${file.source}`, "Download", () => take(part, file), { "aria-label": `Download ${file.name} from ${file.source.split(":")[0]}` }), problem(`take ${file.source}`)))) : null,
+        h("p", {}, file.name, h("span", { className: "note" }, [file.size && bytes(file.size), file.licence, file.gated ? "gated" : ""].filter(Boolean).map((text) => ` · ${text}`).join(""), " · ", outside(file.page, originOf(file.source)))),
+        actButton(`take ${file.source}`, "Download", () => take(part, file), { "aria-label": `Download ${file.name} from ${originOf(file.source)}` }), problem(`take ${file.source}`)))) : null,
     h("form", { className: "field", onsubmit },
       h("label", { for: field }, `A file on the manager's machine as ${role}`),
       h("div", { className: "row" },

@@ -58,6 +58,9 @@ async function listen(job, signal) {
   }
 }
 
+/** Whether a job of the model is shown that has not ended. */
+export const isWatching = (model) => id === model && shown !== null && isOpen(shown.job);
+
 export function view(model) {
   learnDefaults();
   return h("div", { className: "drawing", key: `drawing ${model.id}` }, form(model),
@@ -82,7 +85,7 @@ async function learnDefaults() {
 function form(model) {
   const usual = { ...defaults[model.id] };
   const number = (name, words, more = {}) => h("div", { className: "field", key: name }, h("label", { for: name }, words),
-    h("input", { id: name, type: "number", inputMode: "numeric", min: 0, step: 1, placeholder: usual[name] === undefined || usual[name] === null ? "model's own" : String(usual[name]), ...more }));
+    h("input", { id: name, type: "number", inputMode: "numeric", min: 0, step: 1, placeholder: usual[name] === undefined || usual[name] === null ? "auto" : String(usual[name]), ...more }));
   const choice = (name, words, list) => h("div", { className: "field", key: name }, h("label", { for: name }, words),
     h("select", { id: name }, h("option", { key: "", value: "" }, "model's own"), list.map((each) => h("option", { key: each, value: each }, each))));
   return h("form", { key: "form", className: "card stack wants", autocomplete: "off", noValidate: false, "aria-label": "What to draw", onsubmit: (event) => { event.preventDefault(); draw(model); }, onkeydown: (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); event.currentTarget.requestSubmit(); } } },

@@ -17,7 +17,7 @@ export function settingsOf(text) {
   if (at >= 0) found.negative = lines.slice(at).join("\n").replace("Negative prompt: ", "");
   for (const [, name, value] of last.matchAll(/\s*([\w ]+):\s*("(?:\\.|[^"])*"|[^,]*)(?:,|$)/g)) {
     if (name === "Size") [found.width, found.height] = value.split("x");
-    else if (FIELDS[name]) found[FIELDS[name]] = value;
+    else if (FIELDS[name]) found[FIELDS[name]] = name === "Seed" ? value : String(Number(value));
   }
   return found;
 }

@@ -35,7 +35,7 @@ export function view(route) {
   }
   if (!model) return h("p", { key: "wait", className: "note" }, "Reading the library …");
   return [
-    head(model),
+    head(model, tab),
     h("nav", { key: "tabs", className: "tabs", "aria-label": `Of ${id}` }, h("ul", {},
       Object.entries(NAMES).filter(([name]) => known.isAdmin || !["settings", "logs"].includes(name)).map(([name, words]) =>
         h("li", { key: name }, h("a", { href: linkTo(id, name), "aria-current": name === tab ? "page" : null }, words,
@@ -44,10 +44,10 @@ export function view(route) {
   ];
 }
 
-function head(model) {
+function head(model, tab) {
   const { id } = model;
   const status = statusOf(id);
-  const loading = isLoading(status.state);
+  const loading = isLoading(status.state) && !(tab === "draw" && drawing.isWatching(id));
   const share = status.bytes_total ? status.bytes_read / status.bytes_total : undefined;
   return h("div", { key: "head", className: "head" },
     h("p", { className: "note" }, h("a", { href: "#/models" }, "Models")),

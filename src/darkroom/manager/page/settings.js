@@ -80,7 +80,7 @@ function row(name, [title, help, how], setting) {
     : choices
       ? h("select", { ...common, value }, h("option", { key: "", value: "" }, "the model's own"), [...new Set([...choices, value].filter(Boolean))].map((each) => h("option", { key: each, value: each }, each)))
       : h("input", { ...common, ...how, value: String(value), spellcheck: false, placeholder: how.inputMode ? "the model's own" : "" });
-  const differs = reason || (shown.loaded && engaged !== null && String(engaged) !== String(value));
+  const differs = !["", "-1"].includes(String(value)) ? String(engaged) !== String(value) : value === -1 && engaged !== null && engaged !== -1;
   const now = !shown.loaded ? "" : engaged !== null ? `In force: ${engaged}${reason ? `, ${reason}` : ""}` : reason ? `In force: ${reason}` : "";
   return h("div", { key: name, className: "setting" },
     h("label", { for: field }, title), input,

@@ -32,6 +32,11 @@ export function fileName(path) {
   return path.split(/[\\/]/).pop();
 }
 
+/** Where a published file is from: its repository, or its host. */
+export function originOf(source) {
+  return source.includes("://") ? new URL(source).host : source.split(":")[0];
+}
+
 const STATES = {
   absent: "not loaded",
   validating: "checking its files",
