@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import warnings
+from datetime import datetime
 
-from darkroom.core.log import logging_to
+from darkroom.core.log import LogFormat, log_fields, logging_to
 
 logger = logging.getLogger("darkroom.test")
 
@@ -49,3 +51,35 @@ def test_a_traceback_follows_its_message() -> None:
         except ValueError:
             logger.exception("outer")
     assert stream.getvalue().startswith("[ERROR] outer\nTraceback")
+
+
+def test_what_lines_are_logged_for() -> None:
+    stream = io.StringIO()
+    with logging_to(stream, verbose=True):
+        with log_fields(job="a"), log_fields(request="b c"):
+            logger.info("picture", extra={"fields": {"seconds": 1.5, "seed": None}})
+        logger.info("afterwards")
+    assert stream.getvalue() == '[INFO ] picture job=a request="b c" seconds=1.5\n[INFO ] afterwards\n'
+
+
+def test_one_object_a_line() -> None:
+    stream = io.StringIO()
+    with logging_to(stream, format=LogFormat.JSON), log_fields(job="a"):
+        try:
+            raise ValueError("inner")
+        except ValueError:
+            logger.exception("outer\nmost", extra={"fields": {"n": 1}})
+    (line,) = stream.getvalue().splitlines()
+    read = json.loads(line)
+    assert datetime.fromisoformat(read.pop("time"))
+    assert "ValueError: inner" in read.pop("traceback")
+    assert read == {"level": "error", "logger": "darkroom.test", "message": "outer\nmost", "job": "a", "n": 1}
+
+
+def test_a_talkative_logger_needs_no_verbose() -> None:
+    for verbose in (False, True):
+        stream = io.StringIO()
+        with logging_to(stream, verbose=verbose, talkative="darkroom.test"):
+            logger.info("phase")
+            logging.getLogger("darkroom.other").info("other")
+        assert stream.getvalue() == "[INFO ] phase\n" + "[INFO ] other\n" * verbose

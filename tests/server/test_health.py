@@ -41,4 +41,6 @@ def test_every_answer_has_the_number_of_its_request(server: RunningServer) -> No
     assert own.headers["x-request-id"] == "mine-1"
     bad = server.http.get("/nothing", headers={"X-Request-Id": "no good"})
     assert bad.headers["x-request-id"].startswith("req_")
-    wait_for(lambda: any("id=mine-1 method=GET" in line for line in server.log), "it is logged")
+    wait_for(
+        lambda: any("method=GET" in line and "request=mine-1" in line for line in server.log), "it is logged"
+    )

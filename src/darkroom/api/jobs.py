@@ -65,9 +65,11 @@ class JobState(BaseModel):
     phase: load, encode_text, encode_image, sample or decode. step, steps: of the picture being drawn.
     image, images: which picture of the batch, from 1; 0 before the first. seeds: of the pictures.
     eta: seconds that sampling still takes, as far as the last steps tell.
+    request_id: of the request that it came with.
     """
 
     id: str
+    request_id: str | None = None
     kind: str = "img_gen"
     status: JobStatus
     created: int

@@ -14,12 +14,11 @@ from darkroom.api.version import __version__
 from darkroom.server.access_log import AccessLog
 from darkroom.server.answers import answer_error
 from darkroom.server.body_limit import BodyLimit
-from darkroom.server.request_ids import RequestIds
-from darkroom.server.routes import a1111, health, native, openai, page
+from darkroom.server.routes import a1111, health, metrics, native, openai, page
 from darkroom.server.security import Door
 from darkroom.server.service import Service
 
-ROUTES = (health, native, openai, a1111, page)
+ROUTES = (health, metrics, native, openai, a1111, page)
 """The modules that each give a `router(service)`."""
 
 
@@ -38,6 +37,5 @@ def create_app(service: Service) -> FastAPI:
         app.add_exception_handler(kind, answer_error)
     app.add_middleware(BodyLimit, max_bytes=service.options.max_body * 2**20)
     app.add_middleware(Door, options=service.options)
-    app.add_middleware(AccessLog)
-    app.add_middleware(RequestIds)
+    app.add_middleware(AccessLog, metrics=service.metrics)
     return app

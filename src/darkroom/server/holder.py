@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from functools import partial
 
 from darkroom.api.config import EngineConfig
 from darkroom.api.errors import DarkroomError
 from darkroom.server.errors import NotReady
+from darkroom.server.metrics import Metrics
 from darkroom.server.model import LoadedModel, ModelInfo, open_engine
 from darkroom.server.worker import Worker
 
@@ -23,9 +25,10 @@ class ModelHolder:
     read: bytes of its files read so far, and of how many.
     """
 
-    def __init__(self, config: EngineConfig, worker: Worker) -> None:
+    def __init__(self, config: EngineConfig, worker: Worker, metrics: Metrics) -> None:
         self._config = config
         self._worker = worker
+        self._metrics = metrics
         self._model: LoadedModel | None = None
         self._changing = asyncio.Lock()
         self.info: ModelInfo | None = None
@@ -69,6 +72,7 @@ class ModelHolder:
 
     async def _load(self) -> None:
         self.read[:] = 0, 0
+        start = time.perf_counter()
         try:
             model = await self._worker.run(partial(open_engine, self._config, self.read))
         except DarkroomError as error:
@@ -79,5 +83,9 @@ class ModelHolder:
         else:
             self._model, self.info, self.error = model, model.info(), None
             self.tokenize = model.tokenizer()
+            seconds = time.perf_counter() - start
+            self._metrics.load_seconds.observe(seconds)
+            logger.info("model: loaded in %.2f s", seconds)
             return
+        self._metrics.load_failures.inc()
         logger.error("model: %s", self.error)

@@ -56,8 +56,10 @@ class Job:
         *,
         api: str,
         previews: bool = False,
+        request_id: str | None = None,
     ) -> None:
         self.id = id
+        self.request_id = request_id
         self.request = request
         self.outline = outline
         self.starts_from_picture = request.init_image is not None
@@ -109,6 +111,7 @@ class Job:
         """The job as its API shows it. pictures: with the preview and the result."""
         return JobState(
             id=self.id,
+            request_id=self.request_id,
             status=self.status,
             created=int(self.created),
             started=None if self.started is None else int(self.started),

@@ -36,7 +36,13 @@ def main(argv: list[str] | None = None) -> int:
     if options.help or options.version:
         sys.stdout.write((help_text(PROGRAM, SECTIONS) if options.help else version_text()) + "\n")
         return 0
-    with logging_to(sys.stderr, verbose=options.verbose, color=options.color):
+    with logging_to(
+        sys.stderr,
+        verbose=options.verbose,
+        color=options.color,
+        format=options.log_format,
+        talkative="darkroom.server",
+    ):
         try:
             _run(arguments)
         except DarkroomError as error:

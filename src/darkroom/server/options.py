@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from darkroom.api.options import opt
+from darkroom.core.log import LogFormat
 
 
 class ServerOptions(BaseModel):
@@ -70,8 +71,15 @@ class ServerOptions(BaseModel):
         "--keep-going-on-disconnect",
     )
     verbose: bool = opt(
-        False, "log each phase with its seconds and bytes, and each request", "-v", "--verbose"
+        False,
+        "log each phase with its seconds and bytes, and requests that only look, too",
+        "-v",
+        "--verbose",
     )
+    log_format: LogFormat = opt(
+        LogFormat.TEXT, "text, or json: one object a line", "--log-format", metavar="FORMAT"
+    )
+    log_prompts: bool = opt(False, "log the prompts of jobs, too; they are left out else", "--log-prompts")
     color: bool = opt(False, "colour the tags of log lines", "--color")
     version: bool = opt(False, "print the version and exit", "--version")
     help: bool = opt(False, "show this help and exit", "-h", "--help")

@@ -11,10 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from darkroom.api.errors import Cancelled, DarkroomError
 from darkroom.api.jobs import JobPreview, JobResult
 from darkroom.api.result import GenerationResult, Hooks, Phase, Preview, Progress
-from darkroom.server.errors import NotReady
+from darkroom.core.log import log_fields
+from darkroom.server.errors import NotReady, code_of
 from darkroom.server.holder import ModelHolder
 from darkroom.server.job_book import JobBook
 from darkroom.server.jobs import Job, preview_of
+from darkroom.server.metrics import Metrics, StepTimer
 from darkroom.server.model import LoadedModel
 from darkroom.server.worker import Worker
 
@@ -34,10 +36,11 @@ _CANCELLED = {
 class Painter:
     """The one task that gives the worker work."""
 
-    def __init__(self, book: JobBook, holder: ModelHolder, worker: Worker) -> None:
+    def __init__(self, book: JobBook, holder: ModelHolder, worker: Worker, metrics: Metrics) -> None:
         self._book = book
         self._holder = holder
         self._worker = worker
+        self._metrics = metrics
         self._encoders: dict[str, Encode] = {}
         self._previews = ThreadPoolExecutor(1, "previews")
         self._unshown: set[asyncio.Future[JobPreview]] = set()
@@ -65,7 +68,13 @@ class Painter:
                 continue
             if jobs:
                 self._book.begin(jobs)
-                await self._draw(model, jobs)
+                for each in jobs:
+                    self._metrics.begun(each)
+                with log_fields(
+                    job=",".join(each.id for each in jobs),
+                    request=",".join(each.request_id for each in jobs if each.request_id),
+                ):
+                    await self._draw(model, jobs)
 
     def withdraw(self, job: Job) -> None:
         """Ends a cancelled job at once if it waits; one being drawn hears of it at its next step."""
@@ -94,7 +103,7 @@ class Painter:
     async def _draw(self, model: LoadedModel, jobs: list[Job]) -> None:
         if len(jobs) > 1:
             logger.info("jobs %s: drawn together", ", ".join(job.id for job in jobs))
-        work = [(job.request, self._hooks(job)) for job in jobs]
+        work = [(job.request, self._hooks(job, is_timed=job is jobs[0])) for job in jobs]
         outcomes: list[GenerationResult | DarkroomError]
         try:
             outcomes = await self._worker.run(lambda: model.generate(work))
@@ -123,10 +132,14 @@ class Painter:
             job.complete(outcome, encoded)
             self._end(job)
 
-    def _hooks(self, job: Job) -> Hooks:
-        """What the worker's thread calls; everything is handed over to the loop's."""
+    def _hooks(self, job: Job, *, is_timed: bool) -> Hooks:
+        """What the worker's thread calls; everything is handed over to the loop's.
+
+        is_timed: whether its steps count for the figures.
+        """
         loop = asyncio.get_running_loop()
         last_load = 0.0
+        timer = StepTimer(self._metrics.step_seconds) if is_timed else None
 
         def on_progress(progress: Progress) -> None:
             nonlocal last_load
@@ -134,6 +147,8 @@ class Painter:
                 if 0 < progress.seconds - last_load < 0.1 and progress.step < progress.steps:
                     return
                 last_load = progress.seconds
+            elif progress.phase is Phase.SAMPLE and timer:
+                timer.note(progress)
             loop.call_soon_threadsafe(job.report, progress)
 
         def on_preview(preview: Preview) -> None:
@@ -161,7 +176,11 @@ class Painter:
     def _end(self, job: Job) -> None:
         self._encoders.pop(job.id, None)
         self._book.end(job)
-        logger.info("job %s: %s after %.2f s", job.id, job.status, job.seconds or 0.0)
+        self._metrics.ended(job)
+        fields = {"job": job.id, "request": job.request_id, "seconds": round(job.seconds or 0.0, 3)}
+        if job.error is not None:
+            fields |= {"code": code_of(job.error), "by": job.cancelled_by}
+        logger.info("job %s", job.status, extra={"fields": fields})
 
 
 def _jpeg(preview: Preview) -> JobPreview:

@@ -22,10 +22,12 @@ from darkroom.api.jobs import JobEvent, JobStatus
 from darkroom.api.request import GenerationRequest
 from darkroom.api.result import GenerationResult
 from darkroom.api.version import __version__
-from darkroom.server.errors import ShuttingDown
+from darkroom.server.access_log import current_exchange
+from darkroom.server.errors import QueueFull, ShuttingDown
 from darkroom.server.holder import ModelHolder
 from darkroom.server.job_book import JobBook
 from darkroom.server.jobs import Job
+from darkroom.server.metrics import Metrics
 from darkroom.server.model import ModelInfo, name_of
 from darkroom.server.options import ServerOptions
 from darkroom.server.painter import Encode, Painter
@@ -55,12 +57,16 @@ class Service:
         self.defaults = defaults or GenerationRequest()
         self.embeds_metadata = embeds_metadata
         self._worker = Worker()
-        self._holder = ModelHolder(config, self._worker)
+        self.metrics = Metrics()
+        self._holder = ModelHolder(config, self._worker, self.metrics)
         self._book = JobBook(options.max_queue, options.job_ttl)
-        self._painter = Painter(self._book, self._holder, self._worker)
+        self._painter = Painter(self._book, self._holder, self._worker, self.metrics)
         self._is_stopping = False
         self._started = time.monotonic()
         self._working: asyncio.Task[None] | None = None
+        self.metrics.look_up("queue_depth", "Jobs that wait.", lambda: len(self._book.waiting))
+        self.metrics.look_up("jobs_drawing", "Jobs being drawn.", lambda: len(self._book.running))
+        self.metrics.look_up("model_loaded", "Whether weights are in memory.", lambda: self._holder.is_loaded)
 
     def start(self) -> None:
         """Begins to load the model and to work through the queue."""
@@ -127,7 +133,7 @@ class Service:
         Raises RequestError, QueueFull, NotReady, ShuttingDown.
         """
         self._require_ready()
-        self._book.require_room()
+        self._require_room(api)
         model = await self._holder.loaded()
         request = encodable(request)
         try:
@@ -136,11 +142,24 @@ class Service:
             raise in_fields(error, names or {}) from None
         request = request.model_copy(update={"seed": outline.seeds[0]})
         self._require_ready()
-        job = Job(self._book.new_id(), request, outline, plan, api=api, previews=previews)
+        self._require_room(api)
+        exchange = current_exchange()
+        job = Job(
+            self._book.new_id(),
+            request,
+            outline,
+            plan,
+            api=api,
+            previews=previews,
+            request_id=exchange.id if exchange else None,
+        )
         self._book.add(job)
+        if exchange is not None:
+            exchange.job = job.id
+        self.metrics.queued(job)
         if encode is not None:
             self._painter.expect(job, encode)
-        logger.info("job %s: queued for %s, %s", job.id, api, _summary(job))
+        logger.info("job queued", extra={"fields": self._summary(job)})
         return job
 
     def job(self, id: str) -> Job:
@@ -178,9 +197,11 @@ class Service:
                 self.cancel(job, "disconnect")
         return await self.result(job)
 
-    def events(self, job: Job, after: int = 0) -> AsyncIterator[JobEvent]:
+    async def events(self, job: Job, after: int = 0) -> AsyncIterator[JobEvent]:
         """What happened to the job since the event numbered `after`, and what happens until its end."""
-        return job.events(after)
+        with self.metrics.streams.track_inprogress():
+            async for event in job.events(after):
+                yield event
 
     def cancel(self, job: Job, by: str) -> None:
         """Ends a waiting job at once and a running one within a step; one that is over stays as it is.
@@ -231,6 +252,27 @@ class Service:
         self._worker.stop()
         return True
 
+    def _require_room(self, api: str) -> None:
+        try:
+            self._book.require_room()
+        except QueueFull:
+            self.metrics.refused.labels(api).inc()
+            raise
+
+    def _summary(self, job: Job) -> dict[str, object]:
+        """What the log tells of a job; its texts only where that is asked for."""
+        it = job.outline
+        texts = {"prompt": job.request.prompt, "negative_prompt": job.request.negative_prompt or None}
+        return {
+            "job": job.id,
+            "api": job.api,
+            "images": len(it.seeds),
+            "size": f"{it.width}x{it.height}",
+            "steps": it.steps,
+            "seed": it.seeds[0],
+            **(texts if self.options.log_prompts else {}),
+        }
+
     def _require_ready(self) -> None:
         if self._is_stopping:
             raise ShuttingDown("the server is shutting down; try again later", headers={"Retry-After": "5"})
@@ -241,8 +283,3 @@ async def _disconnected(request: Request) -> None:
     """Waits until the client is gone."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _summary(job: Job) -> str:
-    it = job.outline
-    return f"{len(it.seeds)} x {it.width}x{it.height}, {it.steps} steps, seed {it.seeds[0]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import queue
 import threading
 from collections.abc import Callable
@@ -32,10 +33,14 @@ class Worker:
         self._work.put(None)
 
     async def run(self, function: Callable[[], T]) -> T:
-        """What `function` returns or raises. Who stops waiting for it does not stop it."""
+        """What `function` returns or raises, called in the caller's context.
+
+        Who stops waiting for it does not stop it.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._work.put((function, future, loop))
+        context = contextvars.copy_context()
+        self._work.put((lambda: context.run(function), future, loop))
         return await future
 
     def _run(self) -> None:
