@@ -18,7 +18,7 @@ async def remove(manager: Manager, name: str) -> str:
     for a companion that a model uses.
     """
     try:
-        model = await manager.model(name)
+        model = await manager.named(name)
     except (UnknownModel, BrokenModel, UnsupportedModel) as error:
         if (file := _stored(manager, name)) is None:
             raise error from None

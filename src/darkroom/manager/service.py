@@ -145,6 +145,10 @@ class Manager:
             await self.up_to_date()
         return self.library.get(name)
 
+    async def named(self, name: str) -> Model:
+        """The model that a name means, aliases of all kinds included. Errors: as `resolve`."""
+        return await self.model(await self.resolve(name))
+
     async def _default(self) -> str:
         if self.config.default_model:
             name = self.config.default_model

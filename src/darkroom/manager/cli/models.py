@@ -39,7 +39,7 @@ def list_models(
     ] = False,
 ) -> None:
     """List the models of the library, and files that are broken."""
-    from darkroom.manager.cli.output import err_console, print_json, print_table
+    from darkroom.manager.cli.output import console, print_json, print_table
     from darkroom.manager.cli.session import run
     from darkroom.manager.units import readable_bytes
 
@@ -65,7 +65,7 @@ def list_models(
     else:
         print_table(("name", "model", "type", "size", "state"), map(_row, sized), "There are no models.")
     if broken:
-        err_console().print("\nFiles that cannot be used:", style="bold")
+        console().print("\nFiles that cannot be used:", style="bold")
         print_table(("file", "what is wrong"), [(f["path"], f["problem"]) for f in broken], "")
 
 

@@ -45,7 +45,8 @@ def byte_progress() -> Progress:
         BarColumn(),
         DownloadColumn(),
         TimeRemainingColumn(),
-        console=err_console(),
+        console=(out := err_console()),
+        disable=not out.is_terminal,
         transient=True,
     )
 
@@ -57,6 +58,7 @@ def step_progress() -> Progress:
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f}"),
         TimeRemainingColumn(),
-        console=err_console(),
+        console=(out := err_console()),
+        disable=not out.is_terminal,
         transient=True,
     )

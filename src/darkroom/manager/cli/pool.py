@@ -139,8 +139,14 @@ def settings(
     if as_json:
         print_json(found)
         return
-    rows = [
-        (name, "" if each["requested"] in (None, "") else each["requested"], each["engaged"], each["reason"])
-        for name, each in found["settings"].items()
-    ]
-    print_table(("setting", "requested", "engaged", "why"), rows, "")
+    each = found["settings"].items()
+    if found["loaded"]:
+        rows = [(name, _value(s["requested"]), _value(s["engaged"]), s["reason"]) for name, s in each]
+        print_table(("setting", "requested", "engaged", "why"), rows, "")
+    else:
+        unloaded = [(name, _value(s["requested"]), s["description"]) for name, s in each]
+        print_table(("setting", "requested", "what it is"), unloaded, "")
+
+
+def _value(value: object) -> str:
+    return "" if value is None else str(value)

@@ -278,8 +278,10 @@ class Library:
         family = str(file.identity.family)
         known = self.catalogue.families.get(family)
         title = known.title if known else family
-        variant = f" {file.identity.variant}" if file.identity.variant else ""
-        return Model(name, file, family, title + variant, engine=known.engine if known else False)
+        variant = file.identity.variant
+        if variant and not title.endswith(variant):
+            title = f"{title} {variant}"
+        return Model(name, file, family, title, engine=known.engine if known else False)
 
     def _builtin(self) -> Model:
         path = Path(str(files("darkroom").joinpath("data/builtin.gguf")))

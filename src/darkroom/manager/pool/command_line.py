@@ -192,6 +192,8 @@ def _add_rest(line: CommandLine, engine: Engine, spec: LaunchSpec) -> None:
     line.argv += spec.settings.extra_args
     given = " ".join(spec.settings.extra_args) or None
     line.settings["extra_args"] = Setting(given, given)
+    path = spec.settings.engine
+    line.settings["engine"] = Setting(None if path is None else str(path), engine.name)
     stays = spec.settings.keep_alive
     if stays is not None and math.isinf(stays):
         stays = -1.0

@@ -141,17 +141,15 @@ def settings_view(manager: Manager, model: str) -> dict[str, Any]:
     status = manager.pool.status(model)
     described = {name: field.description for name, field in ModelSettings.model_fields.items()}
     loaded = status.state.is_serving
+    given = {"engine": str(manager.config.engine) if manager.config.engine else None}
 
     def view(name: str) -> dict[str, Any]:
         wanted = _plain(requested[name])
         wanted = None if wanted == "" else wanted
         match loaded, status.settings.get(name):
             case True, Setting() as found:
-                pending = wanted != found.requested
+                pending = (given.get(name) if wanted is None else wanted) != found.requested
                 engaged, reason = found.engaged, found.reason
-            case True, _ if name == "engine":
-                pending = False
-                engaged, reason = status.engine, "" if own.engine else "the manager's"
             case True, _:  # pin
                 pending, engaged, reason = False, status.pinned, ""
             case _:

@@ -56,7 +56,7 @@ def router(manager: Manager) -> APIRouter:
     @routes.get("/models/{model:path}/components", summary="What a model is made of")
     async def components(model: str) -> dict[str, Any]:
         """Each companion: role, state, the file that serves it and why, size, source, licence, gate."""
-        found = await manager.model(model)
+        found = await manager.named(model)
         listed = [component_view(component) for component in manager.library.components(found)]
         blocked = any(component["required"] and component["state"] != "present" for component in listed)
         return {"model": found.id, "ready": not blocked, "components": listed}
@@ -64,14 +64,14 @@ def router(manager: Manager) -> APIRouter:
     @routes.post("/models/{model:path}/components:fetch", status_code=202, summary="Fetch what is missing")
     async def fetch(model: str) -> dict[str, Any]:
         """Begins to download whatever keeps the model from loading; /v1/downloads tells how far it is."""
-        found = await manager.model(model)
+        found = await manager.named(model)
         started = manager.fetch_missing(found)
         return {"model": found.id, "downloads": [download_view(download) for _, download in started]}
 
     @routes.post("/models/{model:path}/components:attach", summary="Say which file serves a role")
     async def attach(model: str, body: Attachment) -> dict[str, Any]:
         """A file of the manager's machine; without `file`, the library chooses again."""
-        found = await manager.model(model)
+        found = await manager.named(model)
         if body.file is None:
             manager.library.detach(found, body.role)
             parts = manager.library.components(found)
@@ -81,7 +81,7 @@ def router(manager: Manager) -> APIRouter:
     @routes.get("/models/{model:path}", summary="One model")
     async def model(model: str) -> dict[str, Any]:
         """As in the list."""
-        found = await manager.model(await manager.resolve(model))
+        found = await manager.named(model)
         return model_view(manager.library, found, manager.pool.status(found.id))
 
     @routes.delete("/models/{model:path}", summary="Remove a model")

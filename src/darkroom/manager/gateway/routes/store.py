@@ -36,7 +36,7 @@ def router(manager: Manager) -> APIRouter:
             return {"folder": str(adopted.folder), "files": adopted.files, "summary": text}
         file = await manager.store.add(body.path, body.role or role_of(body.path))
         await manager.rescan()
-        names = [model.id for model in manager.library.models() if model.path == file.path]
+        names = [model.id for model in manager.library.models() if _is_same(model.path, file.path)]
         text = f"{body.path.name}: {f'model {names[0]}' if names else file.names[0][0]}"
         return {"sha256": file.sha256, "file": str(file.path), "models": names, "summary": text}
 
@@ -63,6 +63,14 @@ def router(manager: Manager) -> APIRouter:
         return {"ok": all(check.ok for check in found), "checks": [check.__dict__ for check in found]}
 
     return routes
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    """Whether both are one file, under whatever name."""
+    try:
+        return path.samefile(other)
+    except OSError:
+        return False
 
 
 def role_of(path: Path) -> str:
