@@ -90,7 +90,7 @@ def _is_fault(text: str) -> bool:
     return any(word in text for word in ("Content Security Policy", "Uncaught", "TrustedHTML", "[DOM]"))
 
 
-def open_settings(page: Page, *, steps: int = 3, **values: object) -> None:
+def open_settings(page: Page, *, steps: int = 2, **values: object) -> None:
     """Opens the settings and sets some, by their names."""
     if not page.locator("#all-settings").evaluate("it => it.open"):
         page.locator("#all-settings > summary").click()

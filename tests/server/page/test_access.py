@@ -56,7 +56,7 @@ def test_names_contrast_and_targets(visit: Visit, scheme: str) -> None:
             assert check(page, name) == [], f"{name} {state}"
 
 
-@pytest.mark.parametrize("options", [PHONE, ZOOMED, {"viewport": {"width": 1000, "height": 700}}])
+@pytest.mark.parametrize("options", [PHONE, ZOOMED])
 def test_nothing_sticks_out(visit: Visit, options: dict[str, Any]) -> None:
     page = visit(**options)
     for state in states(page):
@@ -101,11 +101,7 @@ def test_a_screen_reader_is_told_now_and_then(visit: Visit) -> None:
     page.get_by_label("Prompt", exact=True).fill("a white star")
     open_settings(page, steps=LONG)
     page.keyboard.press("Control+Enter")
-    expect(page.locator("#announcer")).to_have_text(
-        re.compile(rf"Drawing: step \d+ of {LONG}")
-    )
-    page.get_by_role("button", name="Cancel").click()
-    expect(page.locator("#announcer")).to_have_text("Cancelled")
+    expect(page.locator("#announcer")).to_have_text(re.compile(rf"Drawing: step \d+ of {LONG}"))
     times = [time for time, _ in page.evaluate("told")]
     assert all(later - sooner >= 4900 for sooner, later in pairwise(times)), times
 

@@ -124,6 +124,12 @@ def test_settings_and_pictures_outlast_a_reload(visit: Visit) -> None:
         expect(page.locator(f"[name={name}]")).to_have_value(value)
     expect(page.locator("[name=seed]")).to_have_value("")
     expect(page.locator("#facts dd").first).to_have_text(seed)
+    page.locator("#seed").focus()
+    with page.expect_request("**/img_gen") as asked:
+        page.keyboard.press("Control+Enter")  # the last seed is shown there, and not kept
+    assert '"seed":-1' in (asked.value.post_data or "")
+    expect(page.locator("#thumbs img")).to_have_count(2)
+    page.get_by_role("button", name=f"a cyan ring, seed {seed}").click()
     page.get_by_role("button", name="Use these settings").click()
     expect(page.locator("[name=seed]")).to_have_value(seed)
     expect(page.locator("#keep")).to_be_checked()

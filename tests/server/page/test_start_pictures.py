@@ -30,7 +30,7 @@ def test_drawing_starts_from_a_picture_that_was_chosen(visit: Visit) -> None:
     content = png("red", (192, 96))
     page.locator("#start-file").set_input_files(file(content))
     expect(page.locator("#start-image")).to_be_visible()
-    page.get_by_role("button", name="Its size").click()
+    page.get_by_role("button", name="Take its shape").click()
     expect(page.locator("[name=width]")).to_have_value("352")
     page.get_by_label("Strength").fill("0.5")
     body = body_of_drawing(page, "a white moon")

@@ -50,6 +50,7 @@ form.addEventListener("change", (event) => settings.tidy(event.target));
 form.addEventListener("input", ({ target }) => {
   if (target.tagName === "TEXTAREA" || target.type === "range" || target.id === "cfg") settings.fill({});
   if (target.tagName === "TEXTAREA") settings.remember();
+  if (target.id === "seed") settings.takeSeed();
 });
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey) || document.querySelector("dialog[open]")) return;
@@ -112,7 +113,7 @@ async function draw() {
   isAsking = true;
   complain("");
   try {
-    settings.tidy(document.activeElement);
+    if (form.contains(document.activeElement)) settings.tidy(document.activeElement); // typed, and not left yet
     const wanted = settings.read();
     const body = settings.requestOf(wanted, await start.pictureFields());
     const drawing = await session.draw(wanted, body);

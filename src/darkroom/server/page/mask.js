@@ -23,6 +23,7 @@ export async function paintMask(picture, before) {
   canvas.height = Math.max(1, Math.round(picture.height * scale));
   cursor = { x: canvas.width / 2, y: canvas.height / 2 };
   strokes = [...before];
+  byId("easel").style.setProperty("--aspect", picture.width / picture.height);
   show(byId("easel-image"), picture.blob);
   redraw();
   dialog.returnValue = "";

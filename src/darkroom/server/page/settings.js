@@ -116,11 +116,15 @@ export function hasGuidance() {
 export function tidy(control) {
   if (control === preset) choosePreset();
   else if (control?.type === "number") clamp(control);
-  else if (control?.name === "seed") {
-    control.value = control.value.replace(/\D/g, "");
-    byId("keep").checked = control.value !== "";
-  }
   refresh();
+  remember();
+}
+
+/** A seed that was typed is kept. */
+export function takeSeed() {
+  const seed = byId("seed");
+  seed.value = seed.value.replace(/\D/g, "");
+  byId("keep").checked = seed.value !== "";
   remember();
 }
 
