@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from darkroom import Engine, EngineConfig, GenerationRequest
 from darkroom.api.errors import PlacementError
 from darkroom.api.names import ComputeType, Module
 from darkroom.engine.fit import fitted
-from darkroom.runtime.devices import Devices
+from darkroom.runtime.devices import Devices, DeviceType
 from darkroom.runtime.fit import Manner
 
 REQUEST = GenerationRequest(prompt="a cat", width=64, height=64, steps=2)
@@ -71,6 +72,47 @@ def test_only_headers_are_read(checkpoint: Path, devices: Devices) -> None:
 def test_a_device_that_is_not_there_is_named(checkpoint: Path, devices: Devices) -> None:
     with pytest.raises(PlacementError, match="unknown --max-vram backend 'cuda7'"):
         fitted(config(checkpoint, max_vram="cuda7=3"), devices)
+
+
+def test_a_card_that_does_not_start_is_left_out(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
+    devices = Devices([Processor(), FakeProvider(fake("broken0"), fake("vulkan0"))])
+    with caplog.at_level(logging.WARNING):
+        made, plan = fitted(config(checkpoint), devices)
+    assert [room.device for room in plan.rooms] == ["vulkan0"]
+    assert made.backend == "te=vulkan0,diffusion=vulkan0,vae=vulkan0"
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith("--auto-fit: broken0 is not used; ")
+
+
+def test_without_a_card_that_starts_the_processor_draws(checkpoint: Path) -> None:
+    made, _ = fitted(config(checkpoint), Devices([Processor(), FakeProvider(fake("broken0"))]))
+    assert made.backend == "te=cpu,diffusion=cpu,vae=cpu"
+
+
+def test_an_integrated_card_is_for_want_of_a_better_one(checkpoint: Path) -> None:
+    integrated = replace(fake("metal0", DeviceType.INTEGRATED_GPU), memory=128 * 10**9)
+    _, plan = fitted(config(checkpoint), Devices([Processor(), FakeProvider(integrated, fake("vulkan0"))]))
+    assert [room.device for room in plan.rooms] == ["vulkan0"]
+    _, plan = fitted(config(checkpoint), Devices([Processor(), FakeProvider(integrated)]))
+    assert [room.device for room in plan.rooms] == ["metal0"]
+
+
+@pytest.mark.parametrize("max_vram", ["0", "-7.5", "0.3", "vulkan0=0.26,vulkan1=-99", "0.02,cpu=0.05"])
+@pytest.mark.parametrize("type", [None, "q8_0"])
+def test_what_is_planned_is_what_happens(
+    checkpoint: Path, devices: Devices, max_vram: str, type: str | None
+) -> None:
+    made, plan = fitted(config(checkpoint, max_vram=max_vram, type=type), devices)
+    with Engine.load(made, devices=devices) as engine:
+        for place in plan.places:
+            part = engine.components[place.need.module]
+            assert part.runtime.name == place.devices[0]
+            assert ("disk" if part.params is None else part.params.name) == (place.home or place.devices[0])
+            assert part.is_streamed == (place.manner is Manner.STREAMED)
+            if part.is_streamed:
+                assert len(place.need.blocks) - part.streamed_blocks == place.staying
+            if type:  # no unpacking, which is decided later
+                assert part.weigh()[0] == place.need.weights
 
 
 def test_main_memory_counts_with_its_limit(checkpoint: Path) -> None:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
+from PIL import Image
 from tests.conftest import FakeProvider, Processor, fake
 from torch import Tensor, nn
 
 from darkroom import Engine, EngineConfig, GenerationRequest
 from darkroom.api.errors import OutOfMemoryError
 from darkroom.api.names import ComputeType, Module
+from darkroom.api.result import GenerationResult, Hooks
+from darkroom.engine import autoencoding
+from darkroom.engine.pipeline import decode
 from darkroom.runtime.devices import Devices
 
 REQUEST = GenerationRequest(prompt="a cat", width=64, height=64, steps=2)
@@ -97,6 +102,58 @@ def test_text_encoder_that_runs_out_makes_the_others_leave(engine: Engine, expec
     assert drawn(engine) == expected
     diffusion = engine.components[Module.DIFFUSION]
     assert diffusion.params is not diffusion.runtime
+
+
+@pytest.mark.parametrize("module", [Module.TE, Module.VAE])
+def test_a_network_whose_blocks_come_and_go_leaves_for_another(
+    checkpoint: Path, expected: list[bytes], monkeypatch: pytest.MonkeyPatch, module: Module
+) -> None:
+    config = CONFIG.model_copy(update={"model": checkpoint, "gpu_layers": 3})
+    with Engine.load(config, devices=Devices([Processor(), FakeProvider(fake("vulkan0"))])) as engine:
+        diffusion = engine.components[Module.DIFFUSION]
+        diffusion.load()
+        if module is Module.TE:
+            run_out(engine, module, 1)
+        else:
+            errors = [torch.OutOfMemoryError("out of memory")]
+            monkeypatch.setattr(
+                autoencoding, "decode", lambda *args: decode(*args) if not errors else throw(errors.pop())
+            )
+        assert drawn(engine) == expected
+        assert diffusion.is_streamed
+        assert diffusion.params is engine.manager.host(Module.DIFFUSION)
+
+
+def throw(error: Exception) -> NoReturn:
+    raise error
+
+
+def test_a_split_network_leaves_for_another(checkpoint: Path, expected: list[bytes]) -> None:
+    devices = Devices([Processor(), FakeProvider(fake("vulkan0"), fake("vulkan1"))])
+    config = CONFIG.model_copy(
+        update={"model": checkpoint, "backend": "diffusion=vulkan0&vulkan1,te=vulkan1,vae=vulkan0"}
+    )
+    with Engine.load(config, devices=devices) as engine:
+        engine.components[Module.DIFFUSION].load()
+        run_out(engine, Module.TE, 1)
+        assert drawn(engine) == expected
+        diffusion, vae = engine.components[Module.DIFFUSION], engine.components[Module.VAE]
+        assert diffusion.is_split
+        assert diffusion.params is engine.manager.host(Module.DIFFUSION)
+        assert vae.params is vae.runtime  # is on the other card
+
+
+def test_who_cannot_go_on_does_not_keep_the_others_from_it(
+    engine: Engine, expected: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_out(engine, Module.DIFFUSION, 2)
+    error = torch.OutOfMemoryError("out of memory")
+    monkeypatch.setattr(autoencoding, "encode_start", lambda *_: throw(error))
+    hopeless = REQUEST.model_copy(update={"init_image": Image.new("RGB", (64, 64))})
+    first, second = engine.generate_many([(hopeless, Hooks()), (REQUEST, Hooks())])
+    assert isinstance(first, OutOfMemoryError)
+    assert isinstance(second, GenerationResult)
+    assert [image.tobytes() for image in second.images] == expected
 
 
 def test_when_nothing_is_left_to_do_the_request_fails_and_the_engine_lives(

@@ -30,9 +30,9 @@ def make_starts(parts: Parts, drawings: Sequence[Drawing]) -> None:
             else:
                 start = _encoded(parts, drawing, inpaints).map(take)
             assert drawing.cond is not None, "prompts come first"
-            drawing.cond = _framed(parts, drawing, drawing.cond, start)
-            drawing.uncond = drawing.uncond and _framed(parts, drawing, drawing.uncond, start)
-            drawing.start = start
+            cond = _framed(parts, drawing, drawing.cond, start)
+            uncond = drawing.uncond and _framed(parts, drawing, drawing.uncond, start)
+            drawing.cond, drawing.uncond, drawing.start = cond, uncond, start  # all or, if one fails, nothing
 
 
 def _encoded(parts: Parts, drawing: Drawing, inpaints: bool) -> Start:

@@ -219,7 +219,7 @@ class Engine:
         with torch.inference_mode():
             self._run_stages(drawings)
             while short := [one for one in drawings if isinstance(one.error, OutOfMemoryError)]:
-                if not self.parts.step_down(short[0]):
+                if not any(self.parts.step_down(drawing) for drawing in short):
                     break
                 for drawing in short:
                     drawing.resume()

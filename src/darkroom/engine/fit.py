@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
 
 from darkroom.api.config import EngineConfig
+from darkroom.api.errors import PlacementError
 from darkroom.api.names import Module
 from darkroom.engine.model import open_model
 from darkroom.engine.parts import Parts
-from darkroom.engine.tiling import activation_bytes
 from darkroom.runtime.backends import BackendManager, Placement
 from darkroom.runtime.devices import Device, Devices, DeviceType
-from darkroom.runtime.fit import Fit, Need, Room, fit
+from darkroom.runtime.fit import MAIN, Fit, Need, Room, fit
 from darkroom.runtime.limits import GIBIBYTE, Limits
 from darkroom.runtime.residency import SPARE
 
@@ -47,17 +48,9 @@ def fitted(config: EngineConfig, devices: Devices) -> tuple[EngineConfig, Fit]:
         update={name: getattr(defaults, name) for name in IGNORED} | {"max_vram": "0", "auto_fit": False}
     )
     with BackendManager(Placement.parse(plain, devices), threads=config.threads) as manager:
-        model = open_model(plain)
-        try:
-            parts = Parts(plain, model, manager, is_arranged=False)
-            needs = [_need(parts, module) for module in parts.components]
-            parts.close()
-        finally:
-            model.close()
         limits = Limits.of(config).resolved(lambda name: devices.resolve(name).name)
-        rooms = [_room(device, manager, limits) for device in devices if device.type is not DeviceType.CPU]
-        main = _main_memory(manager, limits)
-    plan = fit(needs, rooms, main)
+        rooms, main = _rooms(devices, manager, limits), _main_memory(manager, limits)
+    plan = fit(_needs(plain, rooms[0].device if rooms else MAIN, devices), rooms, main)
     update = {
         "backend": plan.backend,
         "params_backend": plan.params_backend,
@@ -66,14 +59,22 @@ def fitted(config: EngineConfig, devices: Devices) -> tuple[EngineConfig, Fit]:
     return plain.model_copy(update=update), plan
 
 
+def _needs(plain: EngineConfig, device: str, devices: Devices) -> list[Need]:
+    """What the modules take on a device, as its type of numbers makes them."""
+    placed = plain.model_copy(update={"backend": device})
+    placement = Placement.parse(placed, devices)
+    with BackendManager(placement, threads=plain.threads) as manager, ExitStack() as undo:
+        model = open_model(placed)
+        undo.callback(model.close)
+        parts = Parts(placed, model, manager, is_arranged=False)
+        undo.callback(parts.close)
+        return [_need(parts, module) for module in parts.components]
+
+
 def _need(parts: Parts, module: Module) -> Need:
     weights, blocks = parts.components[module].weigh()
-    work = parts.usual_activations(module)
-    if module is Module.VAE:  # tile by tile it takes less
-        work = min(
-            work, activation_bytes(parts.defaults.width, parts.defaults.height, itemsize=4, tiled=True)
-        )
-    return Need(module, weights, tuple(block.nbytes for block in blocks), int(SPARE * work))
+    work = int(SPARE * parts.least_activations(module))
+    return Need(module, weights, tuple(block.nbytes for block in blocks), work)
 
 
 def _main_memory(manager: BackendManager, limits: Limits) -> int:
@@ -84,9 +85,22 @@ def _main_memory(manager: BackendManager, limits: Limits) -> int:
     return min(asked, free) if asked > 0 else max(free + asked, 0)
 
 
-def _room(device: Device, manager: BackendManager, limits: Limits) -> Room:
-    """What may be used of a card: as much as is free, unless --max-vram says less."""
-    free = manager.open(device).memory().free
+def _rooms(devices: Devices, manager: BackendManager, limits: Limits) -> list[Room]:
+    """What may be used of the cards; of integrated ones, slow and in main memory, if there are no others."""
+    for kind in (DeviceType.GPU, DeviceType.INTEGRATED_GPU):
+        found = [_room(device, manager, limits) for device in devices if device.type is kind]
+        if rooms := [room for room in found if room is not None]:
+            return rooms
+    return []
+
+
+def _room(device: Device, manager: BackendManager, limits: Limits) -> Room | None:
+    """As much as is free, unless --max-vram says less; None for a card that does not start."""
+    try:
+        free = manager.open(device).memory().free
+    except PlacementError as error:
+        logger.warning("--auto-fit: %s is not used; %s", device.name, error)
+        return None
     asked = limits.gibibytes(device.name, is_processor=False)
     if not asked:
         return Room(device.name, free)

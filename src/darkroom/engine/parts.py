@@ -138,6 +138,13 @@ class Parts:
                 batch = 1 if self.defaults.cfg_scale == 1.0 else 2
                 return self.diffusion_bytes(width, height, batch)
 
+    def least_activations(self, module: Module) -> int:
+        """The same where the autoencoder works tile by tile, as it does where memory is short."""
+        if module is not Module.VAE:
+            return self.usual_activations(module)
+        width, height, dtype = self.defaults.width, self.defaults.height, self.components[module].dtype
+        return activation_bytes(width, height, itemsize=dtype.itemsize, tiled=True)
+
     def diffusion_bytes(self, width: int, height: int, batch: int) -> int:
         """Bytes of the diffusion network's activations for `batch` latents of pictures of this size."""
         itemsize = self.components[Module.DIFFUSION].dtype.itemsize
@@ -155,7 +162,7 @@ class Parts:
             limits = self.manager.placement.limits
             unpack_what_fits(self.components, undecided, limits, self.usual_activations)
         apply_splits(self.components, self.manager)
-        apply_limits(self.components, self.manager, self.usual_activations)
+        apply_limits(self.components, self.manager, self.least_activations)
 
     def _component(self, module: Module) -> Component:
         spec = self.model.family.modules(self.model.architecture)[module]

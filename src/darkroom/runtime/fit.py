@@ -7,18 +7,20 @@ flags that put everything there.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 from darkroom.api.names import Module
 from darkroom.runtime.budget import BUFFERS, blocks_to_stream, format_bytes, resident_bytes
+from darkroom.runtime.layer_split import contiguous
 from darkroom.runtime.limits import GIBIBYTE
+from darkroom.runtime.split import HEADROOM
 
 RESERVE = GIBIBYTE // 2
 """What is left free on a device for which nobody gave a limit; stable-diffusion.cpp leaves as much."""
 
-HEADROOM = 2 * GIBIBYTE
-"""What is left free on each of several devices that one network is split over, as `split` leaves it."""
+HUNDREDTH = GIBIBYTE // 100
+"""What budgets are multiples of, so that --max-vram says them with two decimals."""
 
 MAIN = "cpu"
 DISK = "disk"
@@ -68,7 +70,13 @@ class Room:
     @property
     def budget(self) -> int:
         """What weights and work may take."""
-        return self.free if self.limit else max(self.free - RESERVE, 0)
+        usable = self.free if self.limit else max(self.free - RESERVE, 0)
+        return usable // HUNDREDTH * HUNDREDTH
+
+    @property
+    def share(self) -> int:
+        """What it counts for among cards that one network is split over, as in `split.room_on`."""
+        return self.budget if self.limit else max(self.free - HEADROOM, 0)
 
 
 @dataclass(frozen=True)
@@ -120,13 +128,14 @@ class Fit:
 
     @property
     def max_vram(self) -> str:
-        """For --max-vram: the devices on which blocks come and go, and those with a limit of their own."""
+        """For --max-vram: the devices on which blocks come and go, and cards with a limit of their own."""
+        used = {device for place in self.places for device in place.devices}
         streaming = {place.devices[0] for place in self.places if place.manner is Manner.STREAMED}
-        rooms = [*self.rooms, Room(MAIN, self.main_memory, limit=True)]
+        limited = {room.device for room in self.rooms if room.limit} & used
         return ",".join(
             f"{room.device}={room.budget / GIBIBYTE:.2f}"
-            for room in rooms
-            if room.device in streaming or (room.limit and room.device != MAIN)
+            for room in (*self.rooms, Room(MAIN, self.main_memory, limit=True))
+            if room.device in streaming | limited
         )
 
     @property
@@ -143,6 +152,7 @@ def fit(needs: Sequence[Need], rooms: Sequence[Room], main_memory: int) -> Fit:
     needs: of every module. rooms: of the cards, empty where there are none. main_memory: bytes that weights
     and work may take of it. A plan comes out in any case; the last is the processor, reading from the files.
     """
+    main_memory = Room(MAIN, main_memory, limit=True).budget
     cards = sorted((room for room in rooms if room.budget > 0), key=lambda room: -room.budget)
     needs = sorted(needs, key=lambda need: need.module is not Module.DIFFUSION)
     places = next(filter(None, _plans(needs, cards, main_memory)))
@@ -170,7 +180,7 @@ def _plans(needs: Sequence[Need], cards: Sequence[Room], main_memory: int) -> It
 
 def _resident(needs: Sequence[Need], card: Room) -> list[Place] | None:
     """Everything on one card."""
-    if sum(need.weights for need in needs) + max(need.work for need in needs) > card.budget:
+    if _together(needs) > card.budget:
         return None
     return [Place(need, (card.device,), Manner.RESIDENT) for need in needs]
 
@@ -180,16 +190,19 @@ def _spread(diffusion: Need, others: Sequence[Need], cards: Sequence[Room]) -> l
     first, *rest = cards
     if diffusion.alone > first.budget:
         return None
-    places = [Place(diffusion, (first.device,), Manner.RESIDENT)]
+    there: list[list[Need]] = [[] for _ in rest]
     for need in sorted(others, key=lambda need: -need.weights):
-        for index, card in enumerate(rest):
-            if need.alone <= card.budget:
-                places.append(Place(need, (card.device,), Manner.RESIDENT))
-                rest[index] = replace(card, free=card.free - need.weights)
+        for card, needs in zip(rest, there, strict=True):
+            if _together([*needs, need]) <= card.budget:
+                needs.append(need)
                 break
         else:
             return None
-    return places
+    placed = [
+        (first, diffusion),
+        *((card, need) for card, needs in zip(rest, there, strict=True) for need in needs),
+    ]
+    return [Place(need, (card.device,), Manner.RESIDENT) for card, need in placed]
 
 
 def _beside(diffusion: Need, others: Sequence[Need], card: Room, main_memory: int) -> list[Place] | None:
@@ -218,13 +231,11 @@ def _split(
     """The diffusion network over as few cards as hold it; the others visit where it has left most room."""
     for count in range(2, len(cards) + 1):
         used = cards[:count]
-        rooms = [max(card.budget - HEADROOM, 0) for card in used]
-        if diffusion.weights <= sum(rooms) and diffusion.work <= HEADROOM and diffusion.blocks:
+        left = _left(diffusion, used)
+        if diffusion.blocks and all(room >= diffusion.work for room in left.values()):
             break
     else:
         return None
-    share = diffusion.weights / sum(rooms)
-    left = {card.device: card.budget - int(share * room) for card, room in zip(used, rooms, strict=True)}
     left |= {card.device: card.budget for card in cards[len(used) :]}
     home = _home(sum(need.weights for need in others), main_memory)
     roomiest = max(left, key=lambda device: left[device])
@@ -236,6 +247,17 @@ def _split(
         else:
             places.append(Place(need, (MAIN,), Manner.PROCESSOR))
     return places
+
+
+def _left(need: Need, cards: Sequence[Room]) -> dict[str, int]:
+    """Bytes of each card besides its share of a network that is split over them; below 0 is too little."""
+    rest = need.weights - sum(need.blocks)
+    owners = contiguous(need.blocks, [card.share for card in cards], rest)
+    left = {card.device: card.budget for card in cards}
+    left[cards[0].device] -= rest
+    for owner, size in zip(owners, need.blocks, strict=True):
+        left[cards[owner].device] -= size
+    return left
 
 
 def _streamed(diffusion: Need, others: Sequence[Need], card: Room, main_memory: int) -> list[Place] | None:
@@ -256,7 +278,7 @@ def _streamed(diffusion: Need, others: Sequence[Need], card: Room, main_memory: 
 
 def _on_processor(needs: Sequence[Need], main_memory: int) -> list[Place]:
     """Without a card: all in main memory, or one after the other from the files, or block by block."""
-    if sum(need.weights for need in needs) + max(need.work for need in needs) <= main_memory:
+    if _together(needs) <= main_memory:
         return [Place(need, (MAIN,), Manner.PROCESSOR) for need in needs]
     places = []
     for need in needs:
@@ -266,6 +288,11 @@ def _on_processor(needs: Sequence[Need], main_memory: int) -> list[Place]:
         else:
             places.append(Place(need, (MAIN,), Manner.STREAMED, DISK, staying))
     return places
+
+
+def _together(needs: Sequence[Need]) -> int:
+    """Bytes on a device where all of them stay, one working at a time."""
+    return sum(need.weights for need in needs) + max(need.work for need in needs)
 
 
 def _home(weights: int, main_memory: int) -> str:

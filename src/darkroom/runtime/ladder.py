@@ -36,8 +36,8 @@ def step_down(failed: Module, components: Components, manager: BackendManager, w
 def _others_leave(component: Component, components: Components, manager: BackendManager) -> str:
     left = []
     for module, other in components.items():
-        stays = other.params is other.runtime and not (other.is_split or other.is_streamed)
-        if other is not component and other.runtime is component.runtime and stays:
+        is_beside = other is not component and not set(other.backends).isdisjoint(component.backends)
+        if is_beside and other.params is other.runtime:
             other.forget()
             other.params = home_of(module, other, manager)
             left.append(module)
