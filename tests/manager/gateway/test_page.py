@@ -117,8 +117,8 @@ def tab_to(page: Page, name: str, key: str = "Tab") -> None:
     for _ in range(80):
         page.keyboard.press(key)
         here = page.evaluate(
-            "(({ariaLabel, labels, textContent}) => (ariaLabel ?? labels?.[0]?.textContent ?? textContent).trim())"
-            "(document.activeElement)"
+            "() => { const here = document.activeElement;"
+            " return (here.ariaLabel ?? here.labels?.[0]?.textContent ?? here.textContent).trim(); }"
         )
         if here == name:
             return

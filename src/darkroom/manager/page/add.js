@@ -27,9 +27,9 @@ export function view() {
     h("div", { key: "ways", className: "two" }, pullForm(), importForm()),
     h("section", { key: "catalogue", "aria-labelledby": "catalogue-title" },
       h("h2", { id: "catalogue-title" }, "Models to begin with"),
-      h("p", { className: "note" }, "Each comes with the companion files that it needs. Files that are here already are not fetched again."),
+      h("p", { className: "note" }, "Smaller types take less memory and draw a little coarser. Each comes with the companion files that it needs; what is here already is not fetched again."),
       problem("catalogue"),
-      h("ul", { className: "plain-list" }, (catalogue ?? []).map(starter))),
+      h("ul", { className: "plain-list" }, families().map(starter))),
   ];
 }
 
@@ -70,21 +70,35 @@ function importForm() {
     h("p", {}, h("button", { disabled: isRunning("import") }, "Import")));
 }
 
-function starter(model) {
+/** Files of one model in several types are one entry. */
+function families() {
+  const found = new Map();
+  for (const model of catalogue ?? []) found.set(model.title, [...(found.get(model.title) ?? []), model]);
+  return [...found.values()];
+}
+
+function starter(models) {
+  const [first] = models;
+  const gated = models.filter((model) => model.gated);
+  return h("li", { key: first.title, className: "card model starter" },
+    h("div", { className: "what" },
+      h("h3", {}, first.title),
+      h("p", { className: "note" }, [first.licence, first.note].filter(Boolean).join(" · ")),
+      gated.map((model) => h("p", { key: model.id, className: "note" }, `${typeOf(model)} is gated: its terms are to be accepted first, at `, outside(hubPage(model.source), originOf(model.source)), ".")),
+      models.map((model) => problem(`pull ${model.id}`))),
+    h("div", { className: "row" }, models.map(way)));
+}
+
+const typeOf = (model) => (model.id.split(":")[1] ?? model.id).toUpperCase();
+
+function way(model) {
   const isHere = known.models?.some((other) => other.id === model.id);
   const isComing = known.downloads?.some((download) => isActive(download) && model.source.endsWith(download.name));
+  const words = [typeOf(model), model.size ? bytes(model.size) : ""].filter(Boolean).join(" · ");
   const name = `pull ${model.id}`;
-  return h("li", { key: model.id, className: "card model starter" },
-    h("div", { className: "what" },
-      h("h3", {}, model.title, " ", h("code", { className: "note" }, model.id)),
-      h("p", { className: "note" }, [model.size && bytes(model.size), model.licence, model.note].filter(Boolean).join(" · ")),
-      model.gated ? h("p", { className: "note" }, "Gated: its terms are to be accepted first, at ", outside(hubPage(model.source), originOf(model.source)), ".") : null,
-      problem(name)),
-    isHere
-      ? h("a", { className: "button", href: linkTo(model.id), "aria-label": `Open ${model.id}` }, "Open")
-      : isComing
-        ? h("a", { className: "button", href: "#/downloads", "aria-label": `Download of ${model.id}` }, "On its way")
-        : h("button", { type: "button", disabled: isRunning(name), "aria-label": `Download ${model.id}`, onclick: () => pull(model.id, name, true) }, "Download"));
+  if (isHere) return h("a", { key: model.id, className: "button", href: linkTo(model.id), "aria-label": `Open ${model.id}` }, `${words} ✓`);
+  if (isComing) return h("a", { key: model.id, className: "button", href: "#/downloads", "aria-label": `Download of ${model.id}` }, `${words} …`);
+  return h("button", { type: "button", key: model.id, disabled: isRunning(name), "aria-label": `Download ${model.id}${model.size ? `, ${bytes(model.size)}` : ""}`, onclick: () => pull(model.id, name, true) }, h("span", { "aria-hidden": "true" }, "↓"), words);
 }
 
 const hubPage = (source) => `https://huggingface.co/${source.split(":")[0]}`;

@@ -73,7 +73,7 @@ function summary() {
   const coming = wanting.filter((part) => downloadOf(part));
   const total = fetchable.reduce((sum, part) => sum + (part.known[0].size ?? 0), 0);
   return h("div", { className: "card stack call" },
-    h("h2", {}, coming.length === wanting.length ? `${count(coming.length, "required part")} on the way` : `${wanting.length} of ${count(needed.length, "required part")} ${wanting.length === 1 ? "is" : "are"} missing`),
+    h("h2", {}, coming.length === wanting.length ? `${count(coming.length, "required part")} on the way` : `${wanting.length} of ${count(needed.length, "required part")} ${wanting.length === 1 ? "is" : "are"} missing${coming.length ? `, ${coming.length} on the way` : ""}`),
     h("p", { className: "note" }, coming.length ? "The model can be loaded as soon as they are here." : "The model cannot be loaded without. What is downloaded is shared with every model that needs it."),
     fetchable.length
       ? h("p", {}, h("button", { type: "button", className: "main big", key: "fetch", disabled: isRunning("fetch"), onclick: fetchMissing }, `Download what is missing${total ? ` (${bytes(total)})` : ""}`))

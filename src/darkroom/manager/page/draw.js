@@ -15,6 +15,10 @@ import { isServing, phaseWords } from "./words.js";
 
 const FINAL = ["completed", "failed", "cancelled", "interrupted"];
 const EARLIER = 24;
+const EXAMPLES = {
+  darkroom: ["a red circle on a blue background", "a large yellow star on a purple background", "a green heart above a white moon"],
+  local: ["a lighthouse at dusk, oil painting", "a fox in the snow, 35mm photograph", "an old library, watercolour"],
+};
 
 let id = null;
 let shown = null; // {job, preview, index}
@@ -64,7 +68,7 @@ export const isWatching = (model) => id === model && shown !== null && isOpen(sh
 export function view(model) {
   learnDefaults();
   return h("div", { className: "drawing", key: `drawing ${model.id}` }, form(model),
-    h("div", { className: "shown" }, stage(shown, { onPick: (index) => { shown.index = index; refresh(); }, onUse: use, onCancel: cancel, onRetry: retry }), earlier(model)));
+    h("div", { className: "shown" }, stage(shown, { examples: EXAMPLES[model.owned_by] ?? EXAMPLES.local, onExample: example, onPick: (index) => { shown.index = index; refresh(); }, onUse: use, onCancel: cancel, onRetry: retry }), earlier(model)));
 }
 
 async function learnDefaults() {
@@ -144,6 +148,11 @@ async function cancel() {
 async function retry() {
   const { id: job } = shown.job;
   await act("draw", async () => follow(await call(`v1/jobs/${encodeURIComponent(job)}/retry`, { method: "POST" })));
+}
+
+function example(prompt) {
+  byId("prompt").value = prompt;
+  byId("prompt").focus();
 }
 
 /** The settings of a picture, back in the form. */

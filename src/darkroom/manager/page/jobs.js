@@ -4,6 +4,7 @@ import { call } from "./api.js";
 import { h } from "./dom.js";
 import { hurry, isOpen, known } from "./live.js";
 import { actButton, bar, empty, linkTo, problem, refresh } from "./parts.js";
+import { picture } from "./pictures.js";
 import { ago, count, phaseWords, seconds, shareOf } from "./words.js";
 
 const FILTERS = { all: "All", open: "Open", completed: "Done", failed: "Not done" };
@@ -28,9 +29,11 @@ export function view() {
 function card(job) {
   const path = `v1/jobs/${encodeURIComponent(job.id)}`;
   const prompt = job.prompt || "without a prompt";
-  return h("li", { key: job.id, className: "card" },
+  const first = job.result && picture(job.result.images[0].url);
+  const link = `${linkTo(job.model, "draw")}?job=${encodeURIComponent(job.id)}`;
+  return h("li", { key: job.id, className: "card job" }, h("div", { className: "words" },
     h("div", { className: "row apart" },
-      h("h2", { className: "prompt" }, h("a", { href: `${linkTo(job.model, "draw")}?job=${encodeURIComponent(job.id)}` }, prompt)),
+      h("h2", { className: "prompt" }, h("a", { href: link }, prompt)),
       h("span", { className: `pill ${{ completed: "good", failed: "bad", interrupted: "warn" }[job.status] ?? ""}`, "data-state": job.status === "generating" ? "busy" : "" },
         isOpen(job) ? h("span", { className: "lamp", "aria-hidden": "true" }) : null, job.status === "queued" ? "queued" : job.status === "generating" ? "running" : WORDS[job.status])),
     isOpen(job) ? h("div", { className: "progress" }, bar(`Progress of ${prompt}`, shareOf(job) ?? (job.status === "queued" && job.phase !== "load" ? 0 : undefined)), h("p", { className: "figures" }, phaseWords(job))) : null,
@@ -45,7 +48,8 @@ function card(job) {
       h("div", { className: "row" },
         isOpen(job) ? actButton(`cancel ${job.id}`, "Cancel", change(path, { method: "DELETE" }), { "aria-label": `Cancel ${prompt}` }) : null,
         ["failed", "cancelled", "interrupted"].includes(job.status) ? actButton(`retry ${job.id}`, "Try again", change(`${path}/retry`, { method: "POST" }), { "aria-label": `Try again: ${prompt}` }) : null)),
-    problem(`cancel ${job.id}`), problem(`retry ${job.id}`));
+    problem(`cancel ${job.id}`), problem(`retry ${job.id}`)),
+    first ? h("a", { href: link, tabIndex: -1, "aria-hidden": "true" }, h("img", { key: first, src: first, alt: "" })) : null);
 }
 
 const change = (path, how) => async () => {

@@ -110,6 +110,18 @@ async function followPool() {
   }
 }
 
+/** Asks for what no event tells, such as how long a model still stays. */
+export async function lookAtPool() {
+  if (document.hidden || !known.pool) return;
+  try {
+    known.limits = await call("admin/pool");
+    known.pool = new Map(known.limits.models.map((status) => [status.model, status]));
+    onChange();
+  } catch {
+    // the events tell when the manager is away
+  }
+}
+
 function tell({ model, state, failure }, before) {
   if (state === "ready" && isLoading(before.state)) announce(`${model} is loaded`);
   if (state === "absent") announce(`${model} is unloaded`);

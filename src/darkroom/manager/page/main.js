@@ -8,7 +8,7 @@ import * as keys from "./keys.js";
 import { isActive, isOpen, known, summary, watch } from "./live.js";
 import * as model from "./model.js";
 import * as models from "./models.js";
-import { onRefresh, refresh } from "./parts.js";
+import { forgetProblems, onRefresh, refresh } from "./parts.js";
 import * as pool from "./pool.js";
 
 const VIEWS = { models, add, model, pool, downloads, jobs, keys };
@@ -39,9 +39,10 @@ function go() {
   route = parsed(location.hash);
   const view = VIEWS[route.name];
   if (old && (old !== view || before.words[0] !== route.words[0] || before.words[1] !== route.words[1])) old.leave?.(before);
+  const isElsewhere = before?.name !== route.name || before.words[0] !== route.words[0];
+  if (isElsewhere) forgetProblems();
   view.enter?.(route, before);
   draw();
-  const isElsewhere = before?.name !== route.name || before.words[0] !== route.words[0];
   if (!isFirst && isElsewhere) {
     byId("view").focus({ preventScroll: true });
     scrollTo(0, 0);

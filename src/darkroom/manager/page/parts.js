@@ -43,7 +43,8 @@ export async function act(name, work) {
 }
 
 export const isRunning = (name) => running.has(name);
-export const forget = (name) => problems.delete(name);
+/** Another view: what went wrong in the last one is past. */
+export const forgetProblems = () => problems.clear();
 export const failed = (name) => problems.get(name);
 
 /** What went wrong with `name`, in the manager's words. more: what can be done about it. */

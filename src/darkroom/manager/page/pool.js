@@ -1,12 +1,25 @@
 // Every process: its model, what it holds, what it does.
 
 import { byId, h } from "./dom.js";
-import { known } from "./live.js";
+import { known, lookAtPool } from "./live.js";
 import { loadButtons, load } from "./model.js";
 import { bar, empty, facts, linkTo, problem, statePill } from "./parts.js";
 import { bytes, isLoading, seconds } from "./words.js";
 
+const EVERY = 2000;
+
+let timer = 0;
+
 export const title = () => "Pool";
+
+export function enter() {
+  lookAtPool();
+  timer = setInterval(lookAtPool, EVERY);
+}
+
+export function leave() {
+  clearInterval(timer);
+}
 
 export function view() {
   const { limits, pool } = known;

@@ -7,18 +7,21 @@ import { settingsOf } from "./infotext.js";
 import { phaseWords, seconds, shareOf } from "./words.js";
 
 /** shown: {job, preview, index}, or null. */
-export function stage(shown, { onPick, onUse, onCancel, onRetry }) {
+export function stage(shown, { examples, onExample, onPick, onUse, onCancel, onRetry }) {
   const job = shown?.job;
   const open = job && ["queued", "generating"].includes(job.status);
   return h("section", { key: "stage", id: "stage", tabIndex: -1, "aria-label": "Picture", "data-state": open ? "busy" : "" },
-    h("div", { className: "frame" }, !job ? invitation() : open ? growing(shown) : job.result ? done(shown) : h("p", { className: "note" }, job.status === "cancelled" ? "Cancelled" : "No picture")),
+    h("div", { className: "frame" }, !job ? invitation(examples, onExample) : open ? growing(shown) : job.result ? done(shown) : h("p", { className: "note" }, job.status === "cancelled" ? "Cancelled" : "No picture")),
     open ? progress(job, onCancel) : null,
     job?.result ? about(shown, onPick, onUse) : null,
     job && !open && !job.result ? failure(job, onRetry) : null,
     problem("cancel"));
 }
 
-const invitation = () => h("p", { className: "note" }, "What is drawn appears here.");
+const invitation = (examples, onExample) => h("div", { key: "invitation", className: "invitation" },
+  h("img", { src: "assets/tray.svg", alt: "" }), h("p", {}, "What shall be drawn?"),
+  h("ul", { "aria-label": "Prompts to try" }, examples.map((prompt) =>
+    h("li", { key: prompt }, h("button", { type: "button", onclick: () => onExample(prompt) }, prompt)))));
 
 function growing({ job, preview }) {
   if (!preview) return h("div", { className: "sheet", "aria-hidden": "true" });
