@@ -30,6 +30,7 @@ FLAGS = [
     "--disable-sync",
 ]
 PATIENCE = 30_000
+expect.set_options(timeout=PATIENCE)
 CHROMA = "chroma:q8_0"
 VIEWS = (
     "#/models",
@@ -109,7 +110,7 @@ def page(context: BrowserContext, served: Served) -> Iterator[Page]:
 
 
 def see(page: Page, text: str | re.Pattern[str]) -> None:
-    expect(page.get_by_text(text).first).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_text(text).first).to_be_visible()
 
 
 def tab_to(page: Page, name: str, key: str = "Tab") -> None:
@@ -157,7 +158,7 @@ def test_draw_by_keyboard_alone(page: Page, served: Served) -> None:
     assert page.evaluate("document.activeElement.id") == "view"
     tab_to(page, "Load darkroom")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("button", name="Unload darkroom")).to_be_visible()
+    expect(page.get_by_role("button", name="Unload darkroom")).to_be_focused()
     expect(page.locator("h1 + .pill")).to_have_text("loaded")
 
     tab_to(page, "Draw")
@@ -175,7 +176,7 @@ def test_draw_by_keyboard_alone(page: Page, served: Served) -> None:
     picture = page.get_by_role("region", name="Picture").get_by_alt_text("a green heart", exact=True)
     expect(picture).to_be_visible()
     assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") == 256
-    expect(page.locator("#announcer")).to_have_text("The picture is ready", timeout=PATIENCE)
+    expect(page.locator("#announcer")).to_have_text("The picture is ready")
     expect(page.locator("#stage dl")).to_contain_text("7")
 
     tab_to(page, "Use again")
@@ -258,11 +259,23 @@ def test_first_key_is_made_and_asked_for(page: Page, served: Served, browser: Br
         other.get_by_label("Key", exact=True).fill(key)
         other.get_by_role("button", name="Unlock").click()
         see(other, "the built-in model")
+        expect(other.get_by_role("link", name="Keys")).to_be_visible()
         other.close()
+        with served.client(key) as client:
+            guest = client.post("/admin/keys", json={"name": "guest"}).json()["key"]
+        third = browser.new_page()
+        third.goto(f"{served.url}/#/models/darkroom/draw")
+        third.get_by_label("Key", exact=True).fill(guest)
+        third.get_by_role("button", name="Unlock").click()
+        expect(third.get_by_role("button", name="Draw")).to_be_visible()
+        expect(third.get_by_role("link", name="Keys")).to_have_count(0)
+        expect(third.get_by_role("button", name="Load")).to_have_count(0)
+        third.close()
     finally:
         with served.client(key) as client:
-            for each in client.get("/admin/keys").json()["data"]:
-                client.delete(f"/admin/keys/{each['id']}")
+            keys = [each["id"] for each in client.get("/admin/keys").json()["data"]]
+            for id in sorted(keys, key=lambda id: id in key):  # the one in use at last
+                client.delete(f"/admin/keys/{id}")
 
 
 def test_files_of_the_page_are_its_own_and_kept(served: Served) -> None:

@@ -47,7 +47,7 @@ function pullForm() {
       h("p", { id: "source-note", className: "note" }, h("code", {}, "hf:owner/repository/file.gguf"), " or ", h("code", {}, "https://…"))),
     h("label", { className: "check" }, h("input", { id: "companions", type: "checkbox", checked: true }), "with the companion files that it needs"),
     problem("pull"),
-    h("p", {}, h("button", { className: "main", disabled: isRunning("pull") }, "Download")));
+    h("p", {}, h("button", { className: "main", "aria-disabled": isRunning("pull") || null }, "Download")));
 }
 
 function importForm() {
@@ -67,7 +67,7 @@ function importForm() {
       h("p", { id: "path-note", className: "note" }, "On the manager's machine. A file is linked, not copied; a ComfyUI folder or a hub cache is used where it is.")),
     problem("import"),
     taken ? h("p", { role: "status" }, taken.summary, " ", taken.models?.length ? h("a", { href: linkTo(taken.models[0]) }, "Open") : null) : null,
-    h("p", {}, h("button", { disabled: isRunning("import") }, "Import")));
+    h("p", {}, h("button", { "aria-disabled": isRunning("import") || null }, "Import")));
 }
 
 /** Files of one model in several types are one entry. */
@@ -98,7 +98,7 @@ function way(model) {
   const name = `pull ${model.id}`;
   if (isHere) return h("a", { key: model.id, className: "button", href: linkTo(model.id), "aria-label": `Open ${model.id}` }, `${words} ✓`);
   if (isComing) return h("a", { key: model.id, className: "button", href: "#/downloads", "aria-label": `Download of ${model.id}` }, `${words} …`);
-  return h("button", { type: "button", key: model.id, disabled: isRunning(name), "aria-label": `Download ${model.id}${model.size ? `, ${bytes(model.size)}` : ""}`, onclick: () => pull(model.id, name, true) }, h("span", { "aria-hidden": "true" }, "↓"), words);
+  return h("button", { type: "button", key: model.id, "aria-disabled": isRunning(name) || null, "aria-label": `Download ${model.id}${model.size ? `, ${bytes(model.size)}` : ""}`, onclick: () => pull(model.id, name, true) }, h("span", { "aria-hidden": "true" }, "↓"), words);
 }
 
 const hubPage = (source) => `https://huggingface.co/${source.split(":")[0]}`;

@@ -73,10 +73,10 @@ function summary() {
   const coming = wanting.filter((part) => downloadOf(part));
   const total = fetchable.reduce((sum, part) => sum + (part.known[0].size ?? 0), 0);
   return h("div", { className: "card stack call" },
-    h("h2", {}, coming.length === wanting.length ? `${count(coming.length, "required part")} on the way` : `${wanting.length} of ${count(needed.length, "required part")} ${wanting.length === 1 ? "is" : "are"} missing${coming.length ? `, ${coming.length} on the way` : ""}`),
+    h("h2", { id: "lacking", tabIndex: -1 }, coming.length === wanting.length ? `${count(coming.length, "required part")} on the way` : `${wanting.length} of ${count(needed.length, "required part")} ${wanting.length === 1 ? "is" : "are"} missing${coming.length ? `, ${coming.length} on the way` : ""}`),
     h("p", { className: "note" }, coming.length ? "The model can be loaded as soon as they are here." : "The model cannot be loaded without. What is downloaded is shared with every model that needs it."),
     fetchable.length
-      ? h("p", {}, h("button", { type: "button", className: "main big", key: "fetch", disabled: isRunning("fetch"), onclick: fetchMissing }, `Download what is missing${total ? ` (${bytes(total)})` : ""}`))
+      ? h("p", {}, h("button", { type: "button", className: "main big", key: "fetch", "aria-disabled": isRunning("fetch") || null, onclick: fetchMissing }, `Download what is missing${total ? ` (${bytes(total)})` : ""}`))
       : coming.length ? null : h("p", {}, "No published file is known for it: attach one by hand below."));
 }
 
@@ -87,6 +87,7 @@ function fetchMissing() {
     announce(`${count(downloads.length, "download")} begun`);
     hurry("downloads");
     await look();
+    if (document.activeElement === document.body) byId("lacking")?.focus(); // its button has gone
   });
 }
 
@@ -148,7 +149,7 @@ function others(part) {
       h("div", { className: "row" },
         h("input", { id: field, required: true, spellcheck: false, autocomplete: "off", autocapitalize: "none", placeholder: "/path/to/file.safetensors", list: `${field}-list` }),
         h("datalist", { id: `${field}-list` }, fitting.map((file) => h("option", { key: file.path, value: file.path }, file.parts.map((each) => each.title).join(", ")))),
-        h("button", { disabled: isRunning(`attach ${part.role}`), "aria-label": `Attach the file as ${role}` }, "Attach"))));
+        h("button", { "aria-disabled": isRunning(`attach ${part.role}`) || null, "aria-label": `Attach the file as ${role}` }, "Attach"))));
 }
 
 async function take(part, file) {

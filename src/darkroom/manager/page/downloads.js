@@ -41,7 +41,7 @@ export function progressOf(download) {
     actButton(`${what} ${id}`, label, async () => {
       await work();
       hurry("downloads", "models");
-    }, { "aria-label": `${label} ${name}` });
+    }, { "aria-label": `${label} ${name}`, key: what === "cancel" ? "cancel" : "go" });
   const isHalf = ["paused", "interrupted", "failed"].includes(state);
   const words = [
     WORDS[state] ?? state,

@@ -118,6 +118,9 @@ function setSize({ value }) {
   byId("height").value = height ?? "";
 }
 
+/** Seeds have more digits than numbers of a page can hold. */
+const exact = (digits) => JSON.rawJSON?.(digits.replace(/^0+(?=\d)/, "")) ?? Number(digits);
+
 const text = (name) => byId(name).value.trim();
 const numeric = (name) => (text(name) === "" ? undefined : Number(text(name)));
 
@@ -129,7 +132,7 @@ async function draw(model) {
   const seed = text("seed");
   const request = {
     prompt: text("prompt"), negative_prompt: text("negative") || undefined, width: numeric("width"), height: numeric("height"),
-    batch_count: numeric("count") ?? 1, seed: seed === "" ? -1 : Number(seed), sample_params: sample, preview: "proj",
+    batch_count: numeric("count") ?? 1, seed: seed === "" ? -1 : exact(seed), sample_params: sample, preview: "proj",
   };
   await act("draw", async () => {
     follow(await call("v1/jobs", { body: { model: model.id, request } }));
@@ -143,6 +146,7 @@ async function draw(model) {
 async function cancel() {
   const { id: job } = shown.job;
   await act("cancel", () => call(`v1/jobs/${encodeURIComponent(job)}`, { method: "DELETE" }));
+  byId("stage").focus();
 }
 
 async function retry() {
@@ -157,7 +161,7 @@ function example(prompt) {
 
 /** The settings of a picture, back in the form. */
 function use({ infotext, seed }) {
-  const wanted = { ...settingsOf(infotext), seed };
+  const wanted = { seed, ...settingsOf(infotext ?? "") };
   for (const name of ["prompt", "negative", "width", "height", "steps", "cfg", "guidance", "seed"]) {
     byId(name).value = wanted[name] ?? "";
   }

@@ -46,8 +46,8 @@ function card(job) {
         job.attempt > 1 ? `try ${job.attempt}` : "",
       ].filter(Boolean).join(" · ")),
       h("div", { className: "row" },
-        isOpen(job) ? actButton(`cancel ${job.id}`, "Cancel", change(path, { method: "DELETE" }), { "aria-label": `Cancel ${prompt}` }) : null,
-        ["failed", "cancelled", "interrupted"].includes(job.status) ? actButton(`retry ${job.id}`, "Try again", change(`${path}/retry`, { method: "POST" }), { "aria-label": `Try again: ${prompt}` }) : null)),
+        isOpen(job) ? actButton(`cancel ${job.id}`, "Cancel", change(path, { method: "DELETE" }), { key: "do", "aria-label": `Cancel ${prompt}` }) : null,
+        ["failed", "cancelled", "interrupted"].includes(job.status) ? actButton(`retry ${job.id}`, "Try again", change(`${path}/retry`, { method: "POST" }), { key: "do", "aria-label": `Try again: ${prompt}` }) : null)),
     problem(`cancel ${job.id}`), problem(`retry ${job.id}`)),
     first ? h("a", { href: link, tabIndex: -1, "aria-hidden": "true" }, h("img", { key: first, src: first, alt: "" })) : null);
 }

@@ -61,7 +61,7 @@ function form(isFirst) {
         h("input", { type: "checkbox", name: "scope", value: scope, checked: isFirst ? scope === "admin" : scope === "images" || scope === "jobs:read" }), h("span", {}, h("code", {}, scope), ` ${words}`)))),
     h("div", { className: "two" }, limit("rate", "Requests a minute"), limit("concurrency", "At the same time")),
     problem("create"),
-    h("p", {}, h("button", { className: "main", disabled: isRunning("create") }, "Make the key")));
+    h("p", {}, h("button", { className: "main", "aria-disabled": isRunning("create") || null }, "Make the key")));
 }
 
 async function create(event) {

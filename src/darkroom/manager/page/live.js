@@ -26,7 +26,7 @@ let timers = {};
 /** Keeps looking from now on, and tells of every change. */
 export function watch(changed) {
   onChange = changed;
-  look("models", "v1/models", (answer) => (known.models = answer.data.filter((model) => !model.of)), modelsMove);
+  look("models", "v1/models", takeModels, modelsMove);
   look("downloads", "v1/downloads", takeDownloads, downloadsMove);
   look("jobs", "v1/jobs?limit=60", (answer) => (known.jobs = answer.data), jobsMove);
   followPool();
@@ -75,6 +75,12 @@ function look(name, path, take, moves) {
   }
   timers[name] = ask;
   ask();
+}
+
+function takeModels({ data }) {
+  known.models = data.filter((model) => !model.of);
+  const isOld = known.models.some(({ id, state }) => (known.pool?.get(id)?.state ?? state) !== state);
+  if (isOld) lookAtPool(); // events were missed: the manager was away
 }
 
 function takeDownloads({ data }) {

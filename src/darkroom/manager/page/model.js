@@ -92,8 +92,8 @@ export function loadButtons(id, status, properties = {}) {
   const serves = isServing(status.state);
   return [
     serves || isLoading(status.state)
-      ? actButton(`unload ${id}`, "Unload", () => call(admin(id, "unload"), { method: "POST" }), name("Unload"))
-      : h("button", { type: "button", key: `load ${id}`, ...name("Load"), disabled: isRunning(`load ${id}`) || status.state === "stopping", onclick: () => load(id) }, "Load"),
+      ? actButton(`unload ${id}`, "Unload", () => call(admin(id, "unload"), { method: "POST" }), { ...name("Unload"), key: "load" })
+      : h("button", { type: "button", key: "load", ...name("Load"), "aria-disabled": isRunning(`load ${id}`) || status.state === "stopping" || null, onclick: () => load(id) }, "Load"),
     actButton(`pin ${id}`, status.pinned ? "Unpin" : "Pin", () => call(`${admin(id, "pin")}?pinned=${!status.pinned}`, { method: "POST" }),
       { ...name(status.pinned ? "Unpin" : "Pin"), title: "A pinned model is never unloaded to make room" }),
   ];

@@ -59,9 +59,9 @@ export function problem(name, ...more) {
   );
 }
 
-/** A button that does something with the manager. */
+/** A button that does something with the manager; it keeps the focus meanwhile. */
 export function actButton(name, label, work, properties = {}) {
-  return h("button", { type: "button", ...properties, key: properties.key ?? name, disabled: running.has(name) || properties.disabled === true, onclick: () => act(name, work) }, label);
+  return h("button", { type: "button", ...properties, key: properties.key ?? name, "aria-disabled": running.has(name) || null, onclick: () => act(name, work) }, label);
 }
 
 export function bar(label, share, key = "bar") {

@@ -64,7 +64,7 @@ export function view(model) {
     pending ? h("p", { key: "pending", className: "note" }, "What was changed counts from the next load. ", actButton("reload", "Load anew", () => reload(model.id), { className: "plain" })) : null,
     problem("save"), problem("reload"),
     h("div", { className: "row sticky" },
-      h("button", { className: "main", disabled: isRunning("save") }, "Save"),
+      h("button", { className: "main", "aria-disabled": isRunning("save") || null }, "Save"),
       h("button", { type: "button", disabled: !Object.keys(shown.saved).length, onclick: forgetAll }, "Back to the defaults")));
 }
 

@@ -40,13 +40,14 @@ function progress(job, onCancel) {
     bar("The picture", share ?? undefined),
     h("div", { className: "row apart" },
       h("p", { className: "figures" }, [phaseWords(job), job.eta ? `${seconds(job.eta)} left` : ""].filter(Boolean).join(" · ")),
-      h("button", { type: "button", id: "cancel", disabled: isRunning("cancel"), onclick: onCancel }, "Cancel")));
+      h("button", { type: "button", id: "cancel", "aria-disabled": isRunning("cancel") || null, onclick: onCancel }, "Cancel")));
 }
 
 function about({ job, index }, onPick, onUse) {
   const { images, output_format: format } = job.result;
   const image = images[index];
-  const { width, height, steps, cfg } = settingsOf(image.infotext ?? "");
+  const told = settingsOf(image.infotext ?? "");
+  const { width, height, steps, cfg } = told;
   const src = picture(image.url);
   return h("div", { key: "about", className: "stack" },
     images.length > 1 ? h("ol", { className: "thumbs", "aria-label": "Pictures of this job" }, images.map((each, at) => {
@@ -54,7 +55,7 @@ function about({ job, index }, onPick, onUse) {
       return h("li", { key: each.url }, h("button", { type: "button", "aria-label": `Picture ${at + 1}`, "aria-current": at === index ? "true" : null, onclick: () => onPick(at) }, small ? h("img", { key: small, src: small, alt: "" }) : null));
     })) : null,
     h("p", { className: "about-prompt" }, job.prompt),
-    facts([["Seed", image.seed], ["Size", width ? `${width} × ${height}` : null], ["Steps", steps], ["CFG", cfg], ["Took", job.started ? seconds(job.completed - job.started) : null]]),
+    facts([["Seed", told.seed ?? image.seed], ["Size", width ? `${width} × ${height}` : null], ["Steps", steps], ["CFG", cfg], ["Took", job.started ? seconds(job.completed - job.started) : null]]),
     h("p", { className: "row" },
       src ? h("a", { key: "download", className: "button", href: src, download: `${job.model.replace(/[^\w.-]+/g, "-")}-${image.seed ?? job.id}.${format}` }, "Download") : null,
       h("button", { type: "button", key: "use", id: "use", onclick: () => onUse(image) }, "Use again")),

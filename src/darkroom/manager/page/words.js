@@ -86,6 +86,7 @@ export function phaseWords(job) {
     if (job.phase === "load") return job.bytes_total ? `Loading the model: ${bytes(job.bytes_read)} of ${bytes(job.bytes_total)}` : "Loading the model";
     return job.queue_position > 1 ? `Waiting, number ${job.queue_position} in line` : "Waiting";
   }
+  if (!job.progress) return "Drawing; this engine does not tell its steps";
   const phase = PHASES[job.phase] ?? "Drawing";
   const step = job.phase === "sample" && job.steps ? `, step ${job.step} of ${job.steps}` : "";
   const which = job.images > 1 && job.image ? `picture ${job.image} of ${job.images}` : "";
