@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from darkroom.api.errors import DarkroomError
-from darkroom.server.errors import ApiError, code_of, status_of
+from darkroom.server.errors import ApiError, code_of, fault, has_run_out, status_of
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,8 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(str(error), status=status_of(error), code=code_of(error))
         case _:
             logger.error("a fault in Darkroom", exc_info=error)
+            if has_run_out(error):
+                return as_api_error(fault(error))
             return ApiError(f"a fault in Darkroom: {type(error).__name__}", status=500, code="server_error")
 
 

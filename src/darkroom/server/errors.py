@@ -85,6 +85,19 @@ class BodyTooLarge(ApiError):
     status, code = 413, "request_too_large"
 
 
+def has_run_out(error: BaseException | None) -> bool:
+    """Whether an error of Python's own says that there is no more memory, be it for a thread."""
+    is_thread = isinstance(error, RuntimeError) and "can't start new thread" in str(error)
+    return is_thread or isinstance(error, MemoryError)
+
+
+def fault(error: Exception) -> DarkroomError:
+    """What is told of an error that nobody foresaw."""
+    if has_run_out(error):
+        return OutOfMemoryError("the server is out of memory; a smaller picture needs less")
+    return DarkroomError(f"a fault in Darkroom: {type(error).__name__}: {error}")
+
+
 def status_of(error: Exception) -> int:
     """The HTTP status that an error stands for."""
     match error:

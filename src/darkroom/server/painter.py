@@ -8,16 +8,17 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from darkroom.api.errors import Cancelled, DarkroomError
+from darkroom.api.errors import Cancelled, DarkroomError, OutOfMemoryError
 from darkroom.api.jobs import JobPreview, JobResult
 from darkroom.api.result import GenerationResult, Hooks, Phase, Preview, Progress
 from darkroom.core.log import log_fields
-from darkroom.server.errors import NotReady, code_of
+from darkroom.server.errors import NotReady, code_of, fault, has_run_out
 from darkroom.server.holder import ModelHolder
 from darkroom.server.job_book import JobBook
 from darkroom.server.jobs import Job, preview_of
 from darkroom.server.metrics import Metrics, StepTimer
 from darkroom.server.model import LoadedModel
+from darkroom.server.spare import Spare
 from darkroom.server.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -36,11 +37,14 @@ _CANCELLED = {
 class Painter:
     """The one task that gives the worker work."""
 
-    def __init__(self, book: JobBook, holder: ModelHolder, worker: Worker, metrics: Metrics) -> None:
+    def __init__(
+        self, book: JobBook, holder: ModelHolder, worker: Worker, metrics: Metrics, spare: Spare
+    ) -> None:
         self._book = book
         self._holder = holder
         self._worker = worker
         self._metrics = metrics
+        self._spare = spare
         self._encoders: dict[str, Encode] = {}
         self._previews = ThreadPoolExecutor(1, "previews")
         self._unshown: set[asyncio.Future[JobPreview]] = set()
@@ -61,10 +65,9 @@ class Painter:
                 model = await self._holder.loaded()
                 jobs = await self._with_company(model, job)
             except Exception as error:
-                if not isinstance(error, NotReady):
-                    logger.exception("job %s: a fault in Darkroom", job.id)
+                why = error if isinstance(error, DarkroomError) else self._fault(error, [job])
                 if self._book.leave_queue(job):
-                    self.fail(job, error if isinstance(error, DarkroomError) else _fault(error))
+                    self.fail(job, why)
                 continue
             if jobs:
                 self._book.begin(jobs)
@@ -108,8 +111,11 @@ class Painter:
         try:
             outcomes = await self._worker.run(lambda: model.generate(work))
         except Exception as error:
-            logger.exception("jobs %s: a fault in Darkroom", ", ".join(job.id for job in jobs))
-            outcomes = [_fault(error)] * len(jobs)
+            outcomes = [self._fault(error, jobs)] * len(jobs)
+        if any(isinstance(outcome, OutOfMemoryError) for outcome in outcomes):
+            self._spare.give_up()
+        else:
+            self._spare.take()
         finishing = (self._finish(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True))
         await asyncio.gather(*finishing)
 
@@ -124,8 +130,7 @@ class Painter:
             try:
                 encoded = await asyncio.to_thread(encode, outcome) if encode else None
             except Exception as error:
-                logger.exception("job %s: its pictures cannot be written", job.id)
-                self.fail(job, _fault(error))
+                self.fail(job, self._fault(error, [job]))
                 return
             if self._unshown:
                 await asyncio.wait(self._unshown)
@@ -173,6 +178,13 @@ class Painter:
 
         encoding.add_done_callback(shown)
 
+    def _fault(self, error: Exception, jobs: list[Job]) -> DarkroomError:
+        """Logs what nobody foresaw; -> what the jobs fail with."""
+        if has_run_out(error):
+            self._spare.give_up()  # saying so takes memory, too
+        logger.error("jobs %s: a fault in Darkroom", ", ".join(job.id for job in jobs), exc_info=error)
+        return fault(error)
+
     def _end(self, job: Job) -> None:
         self._encoders.pop(job.id, None)
         self._book.end(job)
@@ -187,10 +199,6 @@ def _jpeg(preview: Preview) -> JobPreview:
     buffer = io.BytesIO()
     preview.image.save(buffer, "JPEG", quality=PREVIEW_QUALITY)
     return preview_of(buffer.getvalue(), preview)
-
-
-def _fault(error: Exception) -> DarkroomError:
-    return DarkroomError(f"a fault in Darkroom: {type(error).__name__}: {error}")
 
 
 def _why(job: Job) -> str:

@@ -32,6 +32,7 @@ from darkroom.server.model import ModelInfo, name_of
 from darkroom.server.options import ServerOptions
 from darkroom.server.painter import Encode, Painter
 from darkroom.server.requests import encodable, in_fields, refusal
+from darkroom.server.spare import Spare, prepare
 from darkroom.server.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,8 @@ class Service:
         self.metrics = Metrics()
         self._holder = ModelHolder(config, self._worker, self.metrics)
         self._book = JobBook(options.max_queue, options.job_ttl)
-        self._painter = Painter(self._book, self._holder, self._worker, self.metrics)
+        self.spare = Spare()
+        self._painter = Painter(self._book, self._holder, self._worker, self.metrics, self.spare)
         self._is_stopping = False
         self._started = time.monotonic()
         self._working: asyncio.Task[None] | None = None
@@ -70,8 +72,10 @@ class Service:
 
     def start(self) -> None:
         """Begins to load the model and to work through the queue."""
+        loop = asyncio.get_running_loop()
+        prepare(loop, self.spare)
         self._worker.start()
-        self._working = asyncio.get_running_loop().create_task(self._painter.work())
+        self._working = loop.create_task(self._painter.work())
 
     def health(self) -> Health:
         """How the server is; answered at any time."""
