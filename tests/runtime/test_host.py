@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -39,3 +41,14 @@ def test_limit_of_a_container_is_all_the_memory_there_is(tmp_path: Path) -> None
     (tmp_path / "memory.max").write_text("100000000\n")
     (tmp_path / "memory.current").write_text("90000000\n")
     assert free_and_total_memory(tmp_path) == (10_000_000, 100_000_000)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no ulimit")
+def test_limit_of_address_space_counts() -> None:
+    program = (
+        "from darkroom.runtime.host import free_and_total_memory; import resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (300_000_000, resource.RLIM_INFINITY))\n"
+        "free, total = free_and_total_memory()\n"
+        "sys.exit(not (total == 300_000_000 and 0 < free < 300_000_000))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
