@@ -12,5 +12,5 @@ export function sizeChoices(model, { width, height, multiple = 8 }) {
     const h = Math.round((side * Math.sqrt(y / x)) / grid) * grid;
     return { value: `${w}x${h}`, words: `${name}, ${w} × ${h}` };
   });
-  return [{ value: "", words: width ? `The model's own, ${width} × ${height}` : "The model's own" }, ...sizes];
+  return [{ value: "", words: width ? `Model's own, ${width} × ${height}` : "Model's own" }, ...sizes];
 }
