@@ -65,7 +65,7 @@ def measure_kernel(format: str, rounds: int) -> dict[str, float]:
     copy = torch.empty_like(out)
     times = in_turns(
         {
-            "kernel": lambda: unpack(packed, DTYPE, out),
+            "kernel": lambda: unpack(packed, DTYPE),
             "torch": lambda: packed.decode(DTYPE),
             "copy": lambda: copy.copy_(out),
         },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,7 +19,10 @@ from darkroom.api.names import ComputeType, Module
 from darkroom.api.result import GenerationResult, Hooks
 from darkroom.engine import autoencoding
 from darkroom.engine.pipeline import decode
+from darkroom.runtime.backends import Backend
+from darkroom.runtime.component import OnBytes
 from darkroom.runtime.devices import Devices
+from darkroom.weights.source import TensorSource
 
 REQUEST = GenerationRequest(prompt="a cat", width=64, height=64, steps=2)
 CONFIG = EngineConfig(backend="vulkan0", threads=1, compute_type=ComputeType.F32)
@@ -141,6 +144,41 @@ def test_a_split_network_leaves_for_another(checkpoint: Path, expected: list[byt
         assert diffusion.is_split
         assert diffusion.params is engine.manager.host(Module.DIFFUSION)
         assert vae.params is vae.runtime  # is on the other card
+
+
+@pytest.mark.parametrize("options", [{"params_backend": "cpu"}, {"gpu_layers": 3}])
+def test_weights_that_main_memory_cannot_hold_wait_in_their_file(
+    checkpoint: Path,
+    expected: list[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    options: dict[str, object],
+) -> None:
+    config = CONFIG.model_copy(update={"model": checkpoint} | options)
+    with Engine.load(config, devices=Devices([Processor(), FakeProvider(fake("vulkan0"))])) as engine:
+        diffusion, host = engine.components[Module.DIFFUSION], engine.manager.host(Module.DIFFUSION)
+        fill = diffusion._fill
+
+        def fill_no_host(
+            net: nn.Module,
+            source: TensorSource,
+            backend: Backend,
+            only: Collection[str] | None,
+            on_bytes: OnBytes | None = None,
+        ) -> None:
+            if backend is host:
+                raise MemoryError
+            fill(net, source, backend, only, on_bytes)
+
+        monkeypatch.setattr(diffusion, "_fill", fill_no_host)
+        with caplog.at_level(logging.WARNING):
+            assert drawn(engine) == expected
+        assert caplog.messages == [
+            "diffusion: out of memory on cpu; once more, its weights read from their file for each use"
+        ]
+        assert diffusion.home is None
+        assert (diffusion.params is diffusion.runtime) == ("gpu_layers" in options)
+        assert diffusion.is_streamed == ("gpu_layers" in options)
 
 
 def test_who_cannot_go_on_does_not_keep_the_others_from_it(

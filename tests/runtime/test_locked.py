@@ -61,3 +61,8 @@ def test_what_is_one_tensor_in_two_places_stays_one(monkeypatch: pytest.MonkeyPa
     net = network()
     lock(slots(net), Locking())
     assert net[3].weight is net[2].weight
+
+
+def test_pages_that_are_not_there_are_a_want_of_memory() -> None:
+    with pytest.raises(MemoryError, match="bytes of pages"):
+        locked.pages(1 << 60)

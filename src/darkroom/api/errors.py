@@ -29,7 +29,11 @@ class CheckpointError(DarkroomError):
 
 
 class OutOfMemoryError(DarkroomError):
-    """The device has too little memory for the work asked of it."""
+    """The device has too little memory for the work asked of it. device: its name."""
+
+    def __init__(self, message: str, device: str = "") -> None:
+        super().__init__(message)
+        self.device = device
 
 
 class Cancelled(DarkroomError):

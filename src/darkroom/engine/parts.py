@@ -8,6 +8,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from darkroom.api.config import EngineConfig
+from darkroom.api.errors import OutOfMemoryError
 from darkroom.api.names import Module
 from darkroom.engine.drawing import Drawing
 from darkroom.engine.model import Model
@@ -93,9 +94,10 @@ class Parts:
 
     def step_down(self, drawing: Drawing) -> bool:
         """Makes room on the device where a drawing ran out of memory; False if nothing is left to do."""
-        failed, plan = drawing.unfinished, drawing.plan
+        assert isinstance(drawing.error, OutOfMemoryError), "it is asked for no others"
+        failed, plan, device = drawing.unfinished, drawing.plan, drawing.error.device
         work = ENCODER_BYTES if failed is Module.TE else self.diffusion_bytes(plan.width, plan.height, 2)
-        return step_down(failed, self.components, self.manager, int(SPARE * work))
+        return step_down(failed, device, self.components, self.manager, int(SPARE * work))
 
     def decoded_quickly(self, latent: Tensor) -> Tensor:
         """The pixels (b, 3, H, W) that the tiny autoencoder makes of latents (b, c, h, w), in [-1, 1]."""

@@ -11,20 +11,16 @@ from darkroom.layers import kernels
 from darkroom.quant.packed import PackedTensor
 
 
-def unpack(packed: PackedTensor, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
-    """The weight as a contiguous tensor of `dtype`, on the device of its bytes.
-
-    out: memory for it, (numel,) of `dtype` or longer, which is used where `is_fast`.
-    """
+def unpack(packed: PackedTensor, dtype: torch.dtype) -> Tensor:
+    """The weight as a contiguous tensor of `dtype`, on the device of its bytes."""
     if not is_fast(packed):
         return packed.decode(dtype)
     from darkroom.layers.kernels import dequantize
 
     device = packed.data.device
-    if out is None:
-        out = torch.empty(packed.numel, dtype=dtype, device=device)
+    out = torch.empty(packed.shape, dtype=dtype, device=device)
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():  # where Triton launches
-        return dequantize.dequantize(packed, out[: packed.numel].view(packed.shape))
+        return dequantize.dequantize(packed, out)
 
 
 def is_fast(packed: PackedTensor) -> bool:

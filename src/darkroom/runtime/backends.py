@@ -168,7 +168,8 @@ class Backend(ABC):
             raise OutOfMemoryError(
                 f"{self.name}: out of memory while {work}, {format_bytes(memory.free)} of "
                 f"{format_bytes(memory.total)} free; a smaller picture needs less, and so does "
-                "--params-backend cpu or disk"
+                "--params-backend cpu or disk",
+                self.name,
             ) from error
 
     def close(self) -> None:

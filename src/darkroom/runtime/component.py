@@ -139,6 +139,19 @@ class Component:
         self._streaming = Streaming(tuple(blocks), home) if blocks else None
 
     @property
+    def home(self) -> Backend | None:
+        """Where weights wait that come and go; None: in their file. The runtime backend if none do."""
+        return self._streaming.home if self._streaming else self.params
+
+    def wait_in_file(self) -> None:
+        """From now on weights that come and go wait in their file; what is loaded is dropped."""
+        self.forget()
+        if self.params is not self.runtime:
+            self.params = None
+        if self._streaming:
+            self._streaming = Streaming(self._streaming.blocks, None)
+
+    @property
     def streamed_blocks(self) -> int:
         """How many blocks come one by one."""
         return len(self._streaming.blocks) if self._streaming else 0
@@ -302,8 +315,9 @@ class Component:
         if home is None:
             read = partial(self._fill, module, source, self.runtime, block.tensors)
             return FiledBlock(module, kept, block.nbytes, read, release)
-        self._fill(module, source, home, block.tensors, on_bytes)
-        housed = HousedBlock(module, kept, home, self.runtime)
+        with home.guarded(f"loading {self.name}"):
+            self._fill(module, source, home, block.tensors, on_bytes)
+            housed = HousedBlock(module, kept, home, self.runtime)
         release()
         return housed
 

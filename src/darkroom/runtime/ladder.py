@@ -14,23 +14,36 @@ from darkroom.runtime.residency import Components, home_of, room_for_work, strea
 logger = logging.getLogger(__name__)
 
 
-def step_down(failed: Module, components: Components, manager: BackendManager, work: int) -> bool:
+def step_down(
+    failed: Module, device: str, components: Components, manager: BackendManager, work: int
+) -> bool:
     """Lets less of the model stay on the device where `failed` ran out of memory, and says so.
 
     The rungs: the other modules are there only while they run; its quantized weights stay packed; some of
-    its blocks, then all of them, come one by one. What leaves is read again when it is next needed.
+    its blocks, then all of them, come one by one. What leaves is read again when it is next needed. Where
+    weights only wait on the device, they wait in their file instead.
 
-    work: bytes that `failed` takes besides its weights. ->  False if nothing is left to do
+    device: the one that ran out. work: bytes that `failed` takes besides its weights.
+    ->  False if nothing is left to do
     """
     component = components[failed]
-    done = _others_leave(component, components, manager) or _stays_packed(component)
+    done = _waits_in_file(component, device)
+    done = done or _others_leave(component, components, manager) or _stays_packed(component)
     if not done and failed is not Module.VAE:  # of which the weights are little beside the activations
         done = _some_blocks_leave(failed, component, manager, work) or _all_blocks_leave(
             failed, component, manager
         )
     if done:
-        logger.warning("%s: out of memory on %s; once more, %s", failed, component.runtime.name, done)
+        logger.warning("%s: out of memory on %s; once more, %s", failed, device, done)
     return bool(done)
+
+
+def _waits_in_file(component: Component, device: str) -> str:
+    home = component.home
+    if home is None or home is component.runtime or home.name != device:
+        return ""
+    component.wait_in_file()
+    return "its weights read from their file for each use"
 
 
 def _others_leave(component: Component, components: Components, manager: BackendManager) -> str:

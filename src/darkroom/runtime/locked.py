@@ -20,8 +20,15 @@ ALIGNMENT = 256
 
 
 def pages(nbytes: int) -> Tensor:
-    """uint8 memory of the processor in whole pages, since they can only be locked whole."""
-    return torch.frombuffer(mmap.mmap(-1, max(nbytes, 1)), dtype=torch.uint8)[:nbytes]
+    """uint8 memory of the processor in whole pages, since they can only be locked whole.
+
+    Raises MemoryError where there is not so much.
+    """
+    try:
+        memory = mmap.mmap(-1, max(nbytes, 1))
+    except OSError as error:
+        raise MemoryError(f"{nbytes} bytes of pages: {error.strerror}") from error
+    return torch.frombuffer(memory, dtype=torch.uint8)[:nbytes]
 
 
 def lock(places: Sequence[Slot], runtime: Backend) -> Callable[[], None]:
