@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,8 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 from PIL import Image
 from tests.manager.gateway.conftest import Served, serving
+
+from darkroom.manager.cli.program import app
+
+ROOT = Path(__file__).parents[2]
 
 MAIN = "import sys; from darkroom.manager.cli import main; sys.argv[0] = 'darkroom'; main()"
 
@@ -90,7 +96,13 @@ def test_settings_load_ps_logs_unload(served: Served) -> None:
     assert json.loads(loaded.stdout)["state"] == "ready", loaded.stderr
     models = {model["model"]: model for model in json.loads(darkroom(home, "ps", "--json").stdout)}
     assert models["other"]["settings"]["steps"] == {"requested": 7, "engaged": 7, "reason": ""}
-    assert "other" in darkroom(home, "ps").stdout
+    later = json.loads(darkroom(home, "settings", "other", "steps=9", "pin=true", "--json").stdout)[
+        "settings"
+    ]
+    assert (later["steps"]["engaged"], later["steps"]["reason"]) == (7, "counts from the next load")
+    assert later["pin"]["engaged"] is True
+    assert not any(setting["pending"] for name, setting in later.items() if name != "steps")
+    assert "pinned" in darkroom(home, "ps").stdout
     assert "loading tensors" in darkroom(home, "logs", "other").stdout
     assert darkroom(home, "unload", "other").returncode == 0
     states = {model["model"]: model["state"] for model in json.loads(darkroom(home, "ps", "--json").stdout)}
@@ -151,3 +163,26 @@ def test_signals_end_it_cleanly(tmp_path: Path, number: int) -> None:
         running.process.send_signal(number)
         assert running.process.wait(timeout=30) == 0
         assert not running.sidecars()
+
+
+def documented() -> list[list[str]]:
+    """Every `darkroom` command in a block of code of the documentation."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    lines = [line for page in pages for line in page.read_text(encoding="utf-8").splitlines()]
+    return [
+        shlex.split(line, comments=True)[1:]
+        for line in lines
+        if line.startswith("darkroom ") and "──" not in line
+    ]
+
+
+def test_documented_commands_are_understood() -> None:
+    group = typer.main.get_command(app)
+    commands = [words for words in documented() if words and words[0] in group.commands]  # type: ignore[attr-defined]
+    assert len(commands) > 5
+    for name, *rest in commands:
+        command = group.commands[name]  # type: ignore[attr-defined]
+        while rest and rest[0] in getattr(command, "commands", {}):
+            name, *rest = rest
+            command = command.commands[name]
+        command.make_context(name, rest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from safetensors.torch import save_file
 from tests.families.z_image.reference import pipeline
-from tests.manager.gateway.conftest import Served, serving
-from tests.manager.store.hub_server import HubServer
+from tests.manager.gateway.conftest import Served, serving, wait_for
+from tests.manager.store.hub_server import HubServer, Serve
 from tests.manager.test_cli import darkroom
 from torch import Tensor
 
@@ -192,3 +193,24 @@ def test_garbage_is_what_no_model_takes(served: Served) -> None:
     refused = darkroom(served.home, "rm", "darkroom")
     assert refused.returncode == 1
     assert "comes with the package" in refused.stderr
+
+
+def test_a_download_goes_on_after_the_manager_was_killed(
+    served: Served, hub: HubServer, files: dict[str, bytes]
+) -> None:
+    """S2, with a manager around it."""
+    held = Serve(hold_at=200_000)
+    hub.add(REPO, "slow.safetensors", renewed(renewed(files["diffusion_model"])), script=deque([held]))
+    with served.client() as client:
+        source = f"hf:{REPO}/slow.safetensors"
+        (begun,) = client.post("/v1/downloads", json={"source": source}).json()["data"]
+        path = f"/v1/downloads/{begun['id']}"
+        wait_for(lambda: client.get(path).json()["received"] > 0, "some bytes")
+    served.kill()
+    held.release.set()
+    served.start()
+    with served.client() as client:
+        wait_for(lambda: "slow" in {m["id"] for m in client.get("/v1/models").json()["data"]}, "the model")
+    assert any(
+        asked.start > 0 for asked in hub.gets() if asked.path.startswith("/signed/") and "slow" in asked.path
+    )

@@ -43,6 +43,16 @@ def test_an_unknown_model_is_named(served: Served) -> None:
     assert answer.headers["x-should-retry"] == "false"
 
 
+def test_names_can_be_given_and_taken_back(served: Served) -> None:
+    with served.client() as client:
+        assert client.put("/admin/aliases/mine", params={"model": "other"}).json() == {"mine": "other"}
+        assert draw(client, "mine").status_code == 200
+        assert client.get("/v1/models/mine/components").json()["model"] == "other"
+        assert client.put("/admin/aliases/other", params={"model": "darkroom"}).status_code == 400
+        assert client.delete("/admin/aliases/mine").json() == {}
+        assert draw(client, "mine").status_code == 404
+
+
 def test_bad_requests_load_nothing(tmp_path: Path) -> None:
     with serving(tmp_path) as served, served.client() as client:
         assert draw(client, "other", n=11).status_code == 400
@@ -179,6 +189,27 @@ def test_another_engine_is_translated_for(upstream: Served) -> None:
         assert done["status"] == "completed"
         link = done["result"]["images"][0]["url"]
         assert base64.b64encode(client.get(link).content).startswith(b"iVBOR")
+
+
+def test_another_engine_that_runs_out_of_memory_finds_a_rung(upstream: Served) -> None:
+    """It answers a plain 500 and prints why."""
+    upstream.set_flags("other", "--fake-draw-oom", "2")
+    with upstream.client() as client:
+        answer = draw(client, "other", steps=1)
+        assert answer.status_code == 200, answer.text
+        (status,) = (m for m in client.get("/admin/pool").json()["models"] if m["model"] == "other")
+        assert status["rung"] == 2
+        job = client.post("/v1/jobs", json={"model": "other", "prompt": "x", "steps": 1}).json()
+        assert wait_for(lambda: _finished(client, job["id"]), "the job")["status"] == "completed"
+
+
+def test_a_job_of_another_engine_finds_a_rung(upstream: Served) -> None:
+    upstream.set_flags("darkroom", "--fake-draw-oom", "1")
+    with upstream.client() as client:
+        client.post("/admin/models/darkroom/unload")
+        job = client.post("/v1/jobs", json={"model": "darkroom", "prompt": "x", "steps": 1}).json()
+        done = wait_for(lambda: _finished(client, job["id"]), "the job")
+        assert done["status"] == "completed", done
 
 
 def _finished(client: httpx2.Client, id: str) -> dict[str, object] | None:

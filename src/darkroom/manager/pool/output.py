@@ -102,3 +102,15 @@ class Output:
     def _readable(line: bytes) -> str:
         text = _ESCAPES.sub("", line.decode("utf-8", "replace")).rstrip()
         return _SECRETS.sub("***", text)
+
+
+def last_lines(file: Path) -> tuple[str, ...]:
+    """The end of a log; nothing when there is none."""
+    try:
+        with file.open("rb") as stream:
+            stream.seek(0, 2)
+            stream.seek(max(0, stream.tell() - 64 * 1024))
+            text = stream.read().decode("utf-8", "replace")
+    except OSError:
+        return ()
+    return tuple(text.splitlines()[-TAIL_LINES:])

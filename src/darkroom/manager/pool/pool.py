@@ -19,7 +19,7 @@ from darkroom.manager.pool.diagnosis import diagnose
 from darkroom.manager.pool.errors import FailureKind, ShuttingDown, SidecarLost
 from darkroom.manager.pool.keeper import Keeper
 from darkroom.manager.pool.ladder import Rung
-from darkroom.manager.pool.output import TAIL_LINES
+from darkroom.manager.pool.output import last_lines
 from darkroom.manager.pool.record import Ticket
 from darkroom.manager.pool.roster import Roster, Specify
 from darkroom.manager.pool.run_file import Entry, reap
@@ -291,15 +291,3 @@ class _Outcome:
     """What became of a lease that ran out of memory."""
 
     another_try_helps: bool = False
-
-
-def last_lines(file: Path) -> tuple[str, ...]:
-    """The end of a log; nothing when there is none."""
-    try:
-        with file.open("rb") as stream:
-            stream.seek(0, 2)
-            stream.seek(max(0, stream.tell() - 64 * 1024))
-            text = stream.read().decode("utf-8", "replace")
-    except OSError:
-        return ()
-    return tuple(text.splitlines()[-TAIL_LINES:])

@@ -37,11 +37,6 @@ class ModelState(StrEnum):
         """Whether its process answers requests."""
         return self in (ModelState.READY, ModelState.BUSY, ModelState.DRAINING)
 
-    @property
-    def has_process(self) -> bool:
-        """Whether there is a process, which holds a port and memory."""
-        return self.is_serving or self in (ModelState.STARTING, ModelState.LOADING, ModelState.STOPPING)
-
 
 @dataclass(frozen=True)
 class Capabilities:

@@ -17,7 +17,7 @@ from darkroom.api.events import PING, sse
 from darkroom.manager.gateway.errors import as_gateway_error
 from darkroom.manager.gateway.forward import WhileConnected
 from darkroom.manager.gateway.keys import Scope
-from darkroom.manager.gateway.views import garbage_view, pool_view
+from darkroom.manager.gateway.views import pool_view
 from darkroom.manager.model_settings import ModelSettings, Setting
 from darkroom.manager.pool.state import as_json
 from darkroom.manager.service import Manager
@@ -41,6 +41,7 @@ def router(manager: Manager) -> APIRouter:
     routes = APIRouter(prefix="/admin", tags=["admin"])
     _add_pool(routes, manager)
     _add_settings(routes, manager)
+    _add_aliases(routes, manager)
     _add_keys(routes, manager)
 
     @routes.get("/logs/{model:path}", summary="What a model's process prints")
@@ -51,11 +52,6 @@ def router(manager: Manager) -> APIRouter:
         if not follow:
             return PlainTextResponse("".join(f"{line}\n" for line in tail))
         return StreamingResponse(_follow(manager.pool.log_file(id), tail), media_type="text/plain")
-
-    @routes.post("/gc", summary="Drop files of the store that nothing uses")
-    async def gc(dry_run: bool = True, purge: bool = False) -> dict[str, Any]:
-        """By default only what would be dropped. purge: at once, instead of after a week."""
-        return garbage_view(await manager.collect_garbage(dry_run, purge=purge))
 
     return routes
 
@@ -172,6 +168,26 @@ def settings_view(manager: Manager, model: str) -> dict[str, Any]:
 
 def _plain(value: Any) -> str | int | float | bool | None:  # noqa: ANN401 - JSON
     return " ".join(map(str, value)) if isinstance(value, list) else value
+
+
+def _add_aliases(routes: APIRouter, manager: Manager) -> None:
+    @routes.get("/aliases", summary="Other names of models")
+    async def aliases() -> dict[str, str]:
+        """Those of config.yaml, and those that were given here."""
+        return {**manager.library.aliases, **manager.config.aliases}
+
+    @routes.put("/aliases/{alias}", summary="Give a model another name")
+    async def put(alias: str, model: str) -> dict[str, str]:
+        """It is kept. One in config.yaml goes before it."""
+        found = await manager.named(model)
+        manager.library.set_alias(alias, found.id)
+        return {alias: found.id}
+
+    @routes.delete("/aliases/{alias}", summary="Take a name back")
+    async def drop(alias: str) -> dict[str, str]:
+        """What is left."""
+        manager.library.set_alias(alias, None)
+        return manager.library.aliases
 
 
 def _add_keys(routes: APIRouter, manager: Manager) -> None:

@@ -42,7 +42,7 @@ def router(manager: Manager) -> APIRouter:
             ]
 
         listed = await asyncio.to_thread(listing)
-        names = {**manager.config.aliases, **manager.library.aliases}
+        names = {**manager.library.aliases, **manager.config.aliases}
         if manager.config.openai_aliases:
             default = await manager.resolve(None)
             names = {**dict.fromkeys(OPENAI_NAMES, default), **names}
