@@ -69,7 +69,7 @@ def test_fifty_callers_of_a_cold_model_cause_one_load(darkroom: Darkroom) -> Non
 
 
 def test_a_caller_that_goes_away_does_not_end_the_load(darkroom: Darkroom) -> None:
-    darkroom.flags["a"] = ["--fake-load", "0.4"]
+    darkroom.flags["a"] = darkroom.flags["b"] = ["--fake-load", "0.4"]
 
     async def story() -> None:
         async with darkroom.pool() as pool:
