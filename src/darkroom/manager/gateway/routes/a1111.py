@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -16,6 +17,7 @@ from darkroom.manager.gateway.bodies import Body, parse_object, read_body
 from darkroom.manager.gateway.forward import FromSidecar, WhileConnected, passed_headers
 from darkroom.manager.gateway.job_runner import last_step
 from darkroom.manager.gateway.sidecars import Call
+from darkroom.manager.library.model import Model
 from darkroom.manager.pool.pool import Lease
 from darkroom.manager.service import Manager
 
@@ -166,21 +168,8 @@ def _add_models(routes: APIRouter, manager: Manager) -> None:
     @routes.get("/sd-models", summary="Models of the library")
     async def sd_models() -> list[dict[str, Any]]:
         """All of them, loaded or not; title and name are what /v1/models calls the id."""
-        await manager.scanned()
-        found = []
-        for model in manager.library.models():
-            sha256 = manager.store.sum_of(model.path) or None
-            found.append(
-                {
-                    "title": model.id,
-                    "model_name": model.id,
-                    "hash": sha256[:10] if sha256 else None,
-                    "sha256": sha256,
-                    "filename": str(model.path),
-                    "config": None,
-                }
-            )
-        return found
+        await manager.up_to_date()
+        return await asyncio.to_thread(lambda: [_checkpoint(manager, m) for m in manager.library.models()])
 
     @routes.get("/options", summary="The settings")
     async def options(request: Request) -> dict[str, Any]:
@@ -221,6 +210,19 @@ def _add_models(routes: APIRouter, manager: Manager) -> None:
 
     for what in ("checkpoints", "vae", "loras", "embeddings"):
         routes.add_api_route(f"/refresh-{what}", refresh, methods=["POST"], summary=f"Look for {what} again")
+
+
+def _checkpoint(manager: Manager, model: Model) -> dict[str, Any]:
+    """A model as A1111 lists it; the sum is known of the store's files."""
+    sha256 = manager.store.sum_of(model.path) or None
+    return {
+        "title": model.id,
+        "model_name": model.id,
+        "hash": sha256[:10] if sha256 else None,
+        "sha256": sha256,
+        "filename": str(model.path),
+        "config": None,
+    }
 
 
 def _add_lists(routes: APIRouter, manager: Manager) -> None:
