@@ -27,17 +27,18 @@ PROGRAM = textwrap.dedent(
         except Cancelled:
             print("cancelled", flush=True)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     """
 )
 
 
-def run(manner: str, presses: int) -> tuple[int, list[str]]:
+def run(manner: str, presses: int, kind: signal.Signals = signal.SIGINT) -> tuple[int, list[str]]:
     process = subprocess.Popen([sys.executable, "-c", PROGRAM, manner], stdout=subprocess.PIPE, text=True)
     assert process.stdout
     said = [process.stdout.readline()]
     for press in range(presses):
-        process.send_signal(signal.SIGINT)
-        if press == 0:
+        process.send_signal(kind)
+        if press == 0 and kind is signal.SIGINT:
             said.append(process.stdout.readline())
     said += process.stdout.readlines()
     process.stdout.close()
@@ -50,3 +51,7 @@ def test_the_first_ctrl_c_is_a_request() -> None:
 
 def test_the_second_ctrl_c_ends_at_once_with_130() -> None:
     assert run("is deaf", 2) == (130, ["ready", "heard", "tidied"])
+
+
+def test_a_process_that_is_told_to_end_tidies_up() -> None:
+    assert run("is deaf", 1, signal.SIGTERM) == (143, ["ready", "tidied"])

@@ -66,7 +66,7 @@ def _guarded(arguments: Arguments, console: Console) -> int:
         console.settle()
         console.line(f"stopping{'' if is_convert else ' after this step'}; Ctrl+C again stops at once")
 
-    with Interrupt(on_first=heard, on_second=_tidy_up) as interrupt:
+    with Interrupt(on_first=heard, on_end=_tidy_up) as interrupt:
         try:
             _run(arguments, console, interrupt)
         except (Cancelled, KeyboardInterrupt):
