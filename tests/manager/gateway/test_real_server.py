@@ -160,9 +160,14 @@ def test_metrics_are_true(real: Served) -> None:
             return {family.name: family.samples for family in text_string_to_metric_families(text)}
 
         wait_for(lambda: any(s.labels == drawn for s in families()["img_requests"]), "the request counted")
+        job = client.post("/v1/jobs", json={"prompt": "x", "steps": 4}).json()["links"]["self"]
+        wait_for(lambda: client.get(job).json()["status"] == "completed", "the job")
+        wait_for(lambda: families()["img_pool_memory_bytes"], "memory measured")
         found = families()
     loads = next(sample for sample in found["img_load_seconds"] if sample.name.endswith("_count"))
     assert (loads.labels["model"], loads.value) == ("darkroom", 1)
+    steps = next(sample for sample in found["img_step_seconds"] if sample.name.endswith("_count"))
+    assert (steps.labels["model"], steps.value >= 3) == ("darkroom", True)
     assert found["img_pool_memory_bytes"][0].value > 10_000_000
     for name in ("img_queue_wait_seconds", "img_generate_seconds", "img_pool_instances", "img_store_bytes"):
         assert found[name]
