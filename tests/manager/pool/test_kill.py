@@ -22,6 +22,7 @@ from darkroom.manager.pool.run_file import Entry, RunFile, reap
 MANAGER = """
 import asyncio, sys
 from pathlib import Path
+import os
 from darkroom.manager.config import ManagerConfig, Paths
 from darkroom.manager.model_settings import ModelSettings
 from darkroom.manager.pool import LaunchSpec, Pool
@@ -30,7 +31,8 @@ async def main(home, name, *words):
     engine = Path(home) / name
     async def specify(model):
         return LaunchSpec(model, settings=ModelSettings(engine=engine, extra_args=words))
-    config = ManagerConfig(first_port=39250, last_port=39259)
+    first = 20000 + os.getpid() % 900 * 10
+    config = ManagerConfig(first_port=first, last_port=first + 9)
     pool = Pool(config, Paths.under(Path(home) / "home"), specify)
     await pool.start()
     for model in ("a", "b"):
