@@ -99,6 +99,8 @@ def test_the_defaults_of_capabilities_can_be_sent_back(server: RunningServer) ->
     assert answer["features"]["cancel_generating"] is True
     defaults = answer["defaults"]
     assert defaults == answer["defaults_by_mode"]["img_gen"]
+    assert defaults["preview"] == "proj"  # as a request gets that says nothing
+    assert defaults["hires"]["upscaler"] == "Latent"
     defaults["sample_params"]["sample_steps"] = 1
     state = finished(server, submit(server, **defaults | {"prompt": "x", "width": 64, "height": 64})["id"])
     assert state["status"] == "completed"
@@ -127,6 +129,13 @@ def test_what_stable_diffusion_cpp_sends_by_default_asks_for_nothing_else(server
     }  # fmt: skip
     state = finished(server, submit(server, width=64, height=64, **body)["id"])
     assert state["status"] == "completed", state["error"]
+
+
+def test_whole_numbers_may_have_a_point(server: RunningServer) -> None:
+    body = {"width": 64.0, "height": 6.4e1, "seed": 7.0, "sample_params": {"sample_steps": 1.0}}
+    receipt = submit(server, prompt="x", **body)
+    assert receipt["seeds"] == [7]
+    assert finished(server, receipt["id"])["steps"] == 1
 
 
 def picture(mode: str, colour: object, side: int = 64) -> str:
@@ -160,7 +169,7 @@ PICTURE = base64.b64encode(b"no picture").decode()
         ({"width": 63}, "width: 63 is out of range; expected 64 to 4096"),
         ({"height": 5000}, "height: 5000 is out of range"),
         ({"width": 0}, "width: 0"),
-        ({"width": 1e3}, "width: "),
+        ({"width": 1000.5}, "width: "),
         ({"width": 10**30}, "width: "),
         ({"batch_count": 9}, "batch_count: 9 is too many; at most 8"),
         ({"batch_count": True}, "batch_count: "),
@@ -184,7 +193,9 @@ PICTURE = base64.b64encode(b"no picture").decode()
 def test_what_cannot_be_is_refused_by_name(server: RunningServer, body: dict[str, Any], says: str) -> None:
     answer = server.http.post("/sdcpp/v1/img_gen", json={"prompt": "x", **body})
     assert answer.status_code == 400, answer.text
-    assert answer.json()["error"].startswith(says), answer.text
+    error = answer.json()
+    assert error["error"].startswith(says), answer.text
+    assert error["param"] == ("output_format" if "output_format" in says else says.partition(": ")[0])
 
 
 @pytest.mark.parametrize(

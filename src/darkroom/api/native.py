@@ -7,9 +7,9 @@ this engine cannot do passes as long as it asks for nothing, and is refused by n
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from darkroom.api.errors import RequestError
 
@@ -34,6 +34,14 @@ NAMES = {
 """What this request calls a field of GenerationRequest, where it is another name."""
 
 
+def _whole(value: Any) -> Any:  # noqa: ANN401
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+"""A whole number; some languages write 20 as 20.0."""
+
+
 class Strict(BaseModel):
     """JSON as it is meant: no number in quotes, no unknown name. null stands for what was left out."""
 
@@ -43,7 +51,7 @@ class Strict(BaseModel):
 class SkipLayerGuidance(Strict):
     """Guidance by a pass without some layers."""
 
-    layers: list[int] | None = None
+    layers: list[Whole] | None = None
     layer_start: float | None = None
     layer_end: float | None = None
     scale: float | None = None
@@ -61,9 +69,9 @@ class Guidance(Strict):
 class SampleParams(Strict):
     """How the picture is sampled."""
 
-    sample_steps: int | None = None
+    sample_steps: Whole | None = None
     eta: float | None = None
-    shifted_timestep: int | None = None
+    shifted_timestep: Whole | None = None
     flow_shift: float | None = None
     extra_sample_args: str | None = None
     custom_sigmas: list[float] | None = None
@@ -77,8 +85,8 @@ class VaeTiling(Strict):
 
     enabled: bool | None = None
     temporal_tiling: bool | None = None
-    tile_size_x: int | None = None
-    tile_size_y: int | None = None
+    tile_size_x: Whole | None = None
+    tile_size_y: Whole | None = None
     target_overlap: float | None = None
     rel_size_x: float | None = None
     rel_size_y: float | None = None
@@ -91,12 +99,12 @@ class Hires(Strict):
     enabled: bool | None = None
     upscaler: str | None = None
     scale: float | None = None
-    target_width: int | None = None
-    target_height: int | None = None
-    steps: int | None = None
+    target_width: Whole | None = None
+    target_height: Whole | None = None
+    steps: Whole | None = None
     denoising_strength: float | None = None
     custom_sigmas: list[float] | None = None
-    upscale_tile_size: int | None = None
+    upscale_tile_size: Whole | None = None
 
 
 class Lora(Strict):
@@ -115,11 +123,11 @@ class NativeRequest(Strict):
 
     prompt: str | None = None
     negative_prompt: str | None = None
-    width: int | None = None
-    height: int | None = None
-    batch_count: int | None = None
-    seed: int | None = None
-    clip_skip: int | None = None
+    width: Whole | None = None
+    height: Whole | None = None
+    batch_count: Whole | None = None
+    seed: Whole | None = None
+    clip_skip: Whole | None = None
     strength: float | None = None
     sample_params: SampleParams | None = None
     vae_tiling_params: VaeTiling | None = None
@@ -130,9 +138,9 @@ class NativeRequest(Strict):
     increase_ref_index: bool | None = None
     embed_image_metadata: bool | None = None
     output_format: str | None = None
-    output_compression: int | None = None
+    output_compression: Whole | None = None
     preview: str | None = None
-    preview_interval: int | None = None
+    preview_interval: Whole | None = None
     hires: Hires | None = None
     lora: list[Lora] | None = None
     control_image: str | None = None
@@ -149,10 +157,10 @@ class NativeRequest(Strict):
     ad_prompt: str | None = None
     ad_negative_prompt: str | None = None
     extra_ad_args: str | None = None
-    upscale_repeats: int | None = None
-    qwen_image_layers: int | None = None
-    video_frames: int | None = None
-    fps: int | None = None
+    upscale_repeats: Whole | None = None
+    qwen_image_layers: Whole | None = None
+    video_frames: Whole | None = None
+    fps: Whole | None = None
     moe_boundary: float | None = None
     vace_strength: float | None = None
     high_noise_sample_params: SampleParams | None = Field(default=None, description="of video models; unused")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any, overload
 
 from fastapi.exceptions import RequestValidationError
@@ -10,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from darkroom.api.errors import DarkroomError
+from darkroom.api.errors import DarkroomError, RequestError
 from darkroom.server.errors import ApiError, code_of, fault, has_run_out, status_of
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,8 @@ _TYPES = {
     429: "rate_limit_error",
 }
 
+_FIELD = re.compile(r"([a-z][\w.\[\]]*): ")
+"""What a RequestError begins with that is about one field."""
 
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
 
@@ -41,7 +44,10 @@ def as_api_error(error: Exception) -> ApiError:
         case HTTPException():
             return _of_http(error)
         case DarkroomError():
-            return ApiError(str(error), status=status_of(error), code=code_of(error))
+            field = _FIELD.match(str(error)) if isinstance(error, RequestError) else None
+            return ApiError(
+                str(error), status=status_of(error), code=code_of(error), param=field and field[1]
+            )
         case _:
             logger.error("a fault in Darkroom", exc_info=error)
             if has_run_out(error):

@@ -15,6 +15,18 @@ MAX_BATCH_COUNT = 8
 
 MODE = "img_gen"
 
+_NO_HIRES = {
+    "enabled": False,
+    "upscaler": "Latent",
+    "scale": 2.0,
+    "target_width": 0,
+    "target_height": 0,
+    "steps": 0,
+    "denoising_strength": 0.7,
+    "upscale_tile_size": 128,
+}
+"""stable-diffusion.cpp's defaults, for clients that fill in a form with them."""
+
 SCHEDULERS = [
     name
     for scheduler in Scheduler
@@ -93,7 +105,7 @@ def native_defaults(given: GenerationRequest, info: ModelInfo, *, embeds_metadat
                 "slg": {"layers": [], "layer_start": 0.01, "layer_end": 0.2, "scale": 0.0},
             },
         },
-        "hires": {"enabled": False},
+        "hires": _NO_HIRES,
         "vae_tiling_params": {
             "enabled": given.vae_tiling,
             "temporal_tiling": False,
@@ -104,12 +116,21 @@ def native_defaults(given: GenerationRequest, info: ModelInfo, *, embeds_metadat
             "rel_size_y": share.y,
             "extra_tiling_args": "",
         },
+        "control_strength": 0.9,
         "cache_mode": "disabled",
-        "preview": given.preview.value,
+        "cache_option": "",
+        "scm_mask": "",
+        "scm_policy_dynamic": True,
+        "preview": native_preview(given).value,
         "preview_interval": given.preview_interval,
         "output_format": ImageFormat.PNG.value,
         "output_compression": 100,
     }
+
+
+def native_preview(given: GenerationRequest) -> PreviewMode:
+    """How previews of a native job are made that does not say it: a job is there to be looked at."""
+    return PreviewMode.PROJ if given.preview is PreviewMode.NONE else given.preview
 
 
 def _features(info: ModelInfo) -> dict[str, bool]:
