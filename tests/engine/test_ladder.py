@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,11 +15,12 @@ from tests.conftest import FakeProvider, Processor, fake
 from torch import Tensor, nn
 
 from darkroom import Engine, EngineConfig, GenerationRequest
-from darkroom.api.errors import OutOfMemoryError
-from darkroom.api.names import ComputeType, Module
-from darkroom.api.result import GenerationResult, Hooks
+from darkroom.api.errors import Cancelled, OutOfMemoryError
+from darkroom.api.names import ComputeType, Module, PreviewMode
+from darkroom.api.result import GenerationResult, Hooks, Phase, Preview, Progress
 from darkroom.engine import autoencoding
 from darkroom.engine.pipeline import decode
+from darkroom.families.base import Conditioning
 from darkroom.runtime.backends import Backend
 from darkroom.runtime.component import OnBytes
 from darkroom.runtime.devices import Devices
@@ -192,6 +194,53 @@ def test_who_cannot_go_on_does_not_keep_the_others_from_it(
     assert isinstance(first, OutOfMemoryError)
     assert isinstance(second, GenerationResult)
     assert [image.tobytes() for image in second.images] == expected
+
+
+def test_in_a_batch_those_who_left_stay_away_and_the_others_are_drawn(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    square = Image.new("RGB", (64, 64), "red")
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (0, 0, 32, 64))
+    inpainting = {"init_image": square, "mask_image": mask, "strength": 1.0}
+    asked = [
+        REQUEST.model_copy(update={"seed": seed, "steps": 4, "preview": PreviewMode.PROJ} | inpainting)
+        for seed in range(4)
+    ]
+    previews: list[Preview] = []
+    cancelled: list[Progress] = []
+    hooks = [
+        Hooks(on_preview=previews.append),
+        Hooks(cancelled.append, lambda: any(p.phase is Phase.SAMPLE and p.step == 1 for p in cancelled)),
+        Hooks(is_skipped=lambda: True),
+        Hooks(),
+    ]
+    devices = Devices([Processor(), FakeProvider(fake("vulkan0"))])
+    config = CONFIG.model_copy(update={"model": checkpoint, "max_batch": 4})
+    with Engine.load(config, devices=devices) as engine:
+        expected = [engine.generate(one).images[0] for one in (asked[0], asked[3])]
+        family, sizes = engine.model.family, []
+        predict = family.predict
+
+        def short(net: nn.Module, x: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+            sizes.append(len(x))
+            if 3 <= len(sizes) <= 5:  # the batch, and both of those who are left, alone
+                raise MemoryError
+            return predict(net, x, t, cond)
+
+        monkeypatch.setattr(family, "predict", short)
+        first, second, third, fourth = engine.generate_many(list(zip(asked, hooks, strict=True)))
+    assert isinstance(second, Cancelled)
+    assert isinstance(third, GenerationResult)
+    assert not third.images
+    for outcome, picture in zip((first, fourth), expected, strict=True):
+        assert isinstance(outcome, GenerationResult)
+        difference = np.asarray(outcome.images[0], dtype=int) - np.asarray(picture, dtype=int)
+        assert abs(difference).max() <= 2
+    alone = sizes[0] // 4
+    assert sizes[2:5] == [2 * alone, alone, alone]
+    assert sizes[5:] == [2 * alone] * 4
+    assert previews[-1].step == 4
 
 
 def test_when_nothing_is_left_to_do_the_request_fails_and_the_engine_lives(

@@ -89,6 +89,7 @@ def _encode(vae: nn.Module, pixels: Tensor, latent: LatentFormat, draws: Rng) ->
     """Pixels (1, 3, H, W) in [-1, 1] as a latent (1, c, h, w), float32."""
     weight = next(vae.parameters())
     mean, logvar = vae.encode(pixels.to(weight.device, weight.dtype))  # type: ignore[operator]
+    require_numbers("vae: the encoded picture", mean)
     z = mean.float()
     if latent.sampled:
         z = z + (0.5 * logvar.float()).exp() * draws.randn(tuple(z.shape)).to(z.device)
