@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import shutil
+import threading
 from pathlib import Path
 
+import httpx2
 import pytest
-from tests.manager.gateway.conftest import serving
+from tests.manager.gateway.conftest import serving, wait_for
 
 from darkroom.api.errors import RequestError
 from darkroom.manager.app import address_of, check_exposure, listen
@@ -50,6 +54,12 @@ def test_config_file_and_flags(tmp_path: Path) -> None:
         ManagerConfig.read(file)
 
 
+@pytest.mark.parametrize("name", ["keep_alive", "load_timeout", "memory_budget", "max_body"])
+def test_an_amount_that_is_wrong_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RequestError, match=f"^{name}: 'a while' is not "):
+        ManagerConfig.read(tmp_path / "config.yaml", **{name: "a while"})
+
+
 def test_paths_below_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DARKROOM_HOME", str(tmp_path))
     paths = Paths.default()
@@ -59,15 +69,16 @@ def test_paths_below_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_amounts() -> None:
-    assert (seconds("15m"), seconds("1h30m"), seconds(90), seconds("0.5")) == (900, 5400, 90, 0.5)
-    assert seconds(-1) == float("inf")
-    assert (byte_count("1k"), byte_count("1kB"), byte_count("2GiB")) == (1024, 1000, 2 * 1024**3)
+    written = {"15m": 900, "1h30m": 5400, 90: 90, "0.5": 0.5, -1: float("inf")}
+    assert {text: seconds(text, "time") for text in written} == written
+    written = {"1k": 1024, "1kB": 1000, "2GiB": 2 * 1024**3}
+    assert {text: byte_count(text, "room") for text in written} == written
     assert readable_bytes(6_940_000_000) == "6.9 GB"
     for wrong in ("soon", "", "5x", "m5"):
-        with pytest.raises(RequestError):
-            seconds(wrong)
-    with pytest.raises(RequestError):
-        byte_count("much")
+        with pytest.raises(RequestError, match=f"^time: '{wrong}' is not a time; write"):
+            seconds(wrong, "time")
+    with pytest.raises(RequestError, match=r"^room: 'much' is not an amount of memory; write"):
+        byte_count("much", "room")
 
 
 def test_logs_hold_no_secrets() -> None:
@@ -78,6 +89,37 @@ def test_logs_hold_no_secrets() -> None:
     record.status = 200
     line = json.loads(JsonFormatter().format(record))
     assert (line["message"], line["status"]) == ("key hf_...", 200)
+
+
+def test_a_manager_whose_disk_is_gone_still_ends(tmp_path: Path) -> None:
+    with serving(tmp_path) as served, served.client() as client:
+        assert client.post("/v1/images/generations", json={"prompt": "x"}).status_code == 200
+        for folder in ("state", "data"):
+            shutil.rmtree(tmp_path / folder)
+            (tmp_path / folder).touch()  # so that it cannot be made again
+        assert served.stop() == 0
+        assert "processes are not recorded" in (tmp_path / "serve.log").read_text()
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+    """What draws would draw for an hour, and hears no SIGTERM."""
+    with serving(tmp_path, drain_timeout="1h") as served, served.client() as client:
+        served.set_flags("darkroom", "--fake-deaf", "--fake-step", "3600")
+        body = {"prompt": "x", "steps": 2}
+        drawing = threading.Thread(target=_post_in_vain, args=(client, "/v1/images/generations", body))
+        drawing.start()
+        wait_for(lambda: "busy" in client.get("/admin/pool").text, "a picture being drawn")
+        assert served.process
+        served.process.terminate()
+        wait_for(lambda: "running work has 3600 s" in (tmp_path / "serve.log").read_text(), "stopping")
+        assert served.process.poll() is None
+        assert served.stop() == 0
+        drawing.join()
+
+
+def _post_in_vain(client: httpx2.Client, path: str, body: dict[str, object]) -> None:
+    with contextlib.suppress(httpx2.TransportError):
+        assert client.post(path, json=body).status_code >= 500
 
 
 def test_the_document_and_the_log_of_a_real_server(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_a_chosen_scheduler_goes_before_the_samplers() -> None:
         ("sampler", "ddpm!", "sampler 'ddpm!': not known; one of"),
         ("scheduler", "noon", "scheduler 'noon': not known; one of"),
         ("size", "512", "size: not WIDTHxHEIGHT"),
-        ("keep_alive", "soon", "duration 'soon': not a time"),
+        ("keep_alive", "soon", "^keep_alive: 'soon' is not a time"),
         ("extra_args", "'", "extra_args: No closing quotation"),
         ("colour", "red", "setting 'colour': not known; one of"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -47,6 +48,8 @@ logger = logging.getLogger(__name__)
 
 _BACKLOG = 512
 _GRACE = 5
+_LAST_GRACE = 2
+"""seconds for an orderly end after the second signal"""
 
 
 def create_app(manager: Manager) -> ASGIApp:
@@ -139,9 +142,11 @@ async def serving(manager: Manager, *, with_old_jobs: bool = True) -> AsyncItera
     try:
         yield address_of(bound)
     finally:
-        await manager.stop()
-        server.should_exit = True
-        await serving
+        try:
+            await manager.stop()
+        finally:
+            server.should_exit = True
+            await serving
 
 
 async def serve(config: ManagerConfig, paths: Paths, on_ready: Callable[[str], None]) -> None:
@@ -172,5 +177,14 @@ class _Server(uvicorn.Server):
 
 def _on_signal(manager: Manager, stopping: asyncio.Event) -> None:
     if stopping.is_set():
-        asyncio.get_running_loop().create_task(manager.stop(0))
+        loop = asyncio.get_running_loop()
+        urgent = loop.create_task(manager.stop(0))
+        urgent.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        loop.call_later(_LAST_GRACE, _leave)
     stopping.set()
+
+
+def _leave() -> None:
+    """Ends this process, and with it its children, whatever still runs; jobs are on disk."""
+    logger.warning("stopping: not everything has ended in %d s; leaving it", _LAST_GRACE)
+    os._exit(1)

@@ -11,19 +11,34 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from platformdirs import user_cache_path, user_config_path, user_data_path, user_state_path
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    ValidationInfo,
+)
 
 from darkroom.api.errors import RequestError
 from darkroom.manager.units import byte_count, seconds
 
+
+def _read_seconds(value: object, field: ValidationInfo) -> object:
+    return seconds(value, str(field.field_name)) if isinstance(value, str | int | float) else value
+
+
+def _read_bytes(value: object, field: ValidationInfo) -> object:
+    return byte_count(value, str(field.field_name)) if isinstance(value, str | int | float) else value
+
+
 Seconds = Annotated[
     float,
-    BeforeValidator(lambda value: seconds(value) if isinstance(value, (str, int, float)) else value),
+    BeforeValidator(_read_seconds),
     PlainSerializer(lambda value: -1.0 if math.isinf(value) else value, return_type=float),
 ]
-Bytes = Annotated[
-    int, BeforeValidator(lambda value: byte_count(value) if isinstance(value, (str, int, float)) else value)
-]
+Bytes = Annotated[int, BeforeValidator(_read_bytes)]
 
 OPENAI_NAMES = (
     "gpt-image-1",

@@ -96,7 +96,10 @@ class Manager:
         drain = self.config.drain_timeout if drain is None else drain
         for task in (*self._tasks, *self._fetches.values()):
             task.cancel()
-        await asyncio.gather(self.jobs.stop(drain), self.pool.shutdown(drain))
+        ends = (self.jobs.stop(drain), self.pool.shutdown(drain))
+        for failure in await asyncio.gather(*ends, return_exceptions=True):
+            if isinstance(failure, Exception):  # such as a disk that is gone; the rest still ends
+                logger.error("stopping: %s", failure, exc_info=failure)
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.sidecars.client.aclose()
         await self.store.close()
@@ -205,7 +208,7 @@ class Manager:
             return None
         if not isinstance(value, str | int | float):
             raise RequestError("keep_alive: not a time; write 10m, 0 or -1")
-        return seconds(value)
+        return seconds(value, "keep_alive")
 
     def fetch(self, file: Wanted, model: str = "") -> Download:
         """Begins to fetch a file, or joins whoever does. model: the one that it is for, see `Store.start`."""

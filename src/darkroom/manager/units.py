@@ -16,10 +16,10 @@ for _power, _letter in enumerate("kmgt", start=1):
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)")
 
 
-def seconds(value: str | float) -> float:
+def seconds(value: str | float, subject: str) -> float:
     """The seconds in `15m`, `1h30m`, `90` or 90; whatever is below 0 (`-1`) is for ever: infinity.
 
-    Errors: RequestError for anything else.
+    Errors: RequestError for anything else, which begins with the subject.
     """
     text = str(value).strip().lower()
     try:
@@ -27,22 +27,26 @@ def seconds(value: str | float) -> float:
     except ValueError:
         parts = _DURATION.findall(text)
         if not parts or "".join(count + unit for count, unit in parts) != text:
-            raise RequestError(f"duration '{value}': not a time; write 90, 15m, 1h30m, 0 or -1") from None
+            raise _no_time(value, subject) from None
         return sum(float(count) * _SECONDS[unit] for count, unit in parts)
     if math.isnan(number):
-        raise RequestError(f"duration '{value}': not a time; write 90, 15m, 1h30m, 0 or -1")
+        raise _no_time(value, subject)
     return math.inf if number < 0 else number
 
 
-def byte_count(value: str | float) -> int:
+def _no_time(value: str | float, subject: str) -> RequestError:
+    return RequestError(f"{subject}: '{value}' is not a time; write 90, 15m, 1h30m, 0 or -1")
+
+
+def byte_count(value: str | float, subject: str) -> int:
     """The bytes in `24GiB`, `24G` (the same), `500MB` (10^6 each) or a plain number.
 
-    Errors: RequestError for anything else.
+    Errors: RequestError for anything else, which begins with the subject.
     """
     found = _SIZE.fullmatch(str(value).strip().lower())
     if not found or found[2] not in _BYTES:
         raise RequestError(
-            f"size '{value}': not an amount of memory; write 24GiB, 500MB or a number of bytes"
+            f"{subject}: '{value}' is not an amount of memory; write 24GiB, 500MB or a number of bytes"
         )
     return int(float(found[1]) * _BYTES[found[2]])
 

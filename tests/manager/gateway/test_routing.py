@@ -43,6 +43,13 @@ def test_an_unknown_model_is_named(served: Served) -> None:
     assert answer.headers["x-should-retry"] == "false"
 
 
+def test_starter_models_tell_their_size(served: Served) -> None:
+    with served.client() as client:
+        rows = client.get("/v1/catalogue").json()["data"]
+    assert rows
+    assert all(row["size"] > 0 for row in rows)
+
+
 def test_names_can_be_given_and_taken_back(served: Served) -> None:
     with served.client() as client:
         assert client.put("/admin/aliases/mine", params={"model": "other"}).json() == {"mine": "other"}

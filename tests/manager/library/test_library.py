@@ -15,6 +15,7 @@ from darkroom.manager.config import Paths
 from darkroom.manager.library.components import ComponentState
 from darkroom.manager.library.errors import AmbiguousModel, BrokenModel, UnknownModel, UnsupportedModel
 from darkroom.manager.library.library import BUILTIN, Library
+from darkroom.manager.library.model import with_variant
 from darkroom.manager.library.names import give_names, name_of
 from darkroom.manager.library.parts import FileFormat
 from darkroom.manager.library.roles import FileRole
@@ -52,6 +53,20 @@ def test_a_fresh_machine_has_a_model(library: Library) -> None:
 )
 def test_names_are_readable(file: str, name: str) -> None:
     assert name_of(Path("/models") / file) == name
+
+
+@pytest.mark.parametrize(
+    ("title", "variant", "expected"),
+    [
+        ("Stable Diffusion 1.x", "1.x", "Stable Diffusion 1.x"),
+        ("Stable Diffusion 1.x", "inpainting", "Stable Diffusion 1.x inpainting"),
+        ("Stable Diffusion 3", "3.5 medium", "Stable Diffusion 3.5 medium"),
+        ("Flux.1", "schnell", "Flux.1 schnell"),
+        ("SDXL", "", "SDXL"),
+    ],
+)
+def test_titles_say_nothing_twice(title: str, variant: str, expected: str) -> None:
+    assert with_variant(title, variant) == expected
 
 
 def test_names_are_unique_and_stay(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +14,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.manager.pool.conftest import Darkroom, draw_with, until
+from tests.manager.pool.conftest import DEADLINE, Darkroom, draw_with, until
 
 from darkroom.api.health import NONCE_VARIABLE
+from darkroom.manager.pool import LoadFailed
 from darkroom.manager.pool.ports import can_bind
 from darkroom.manager.pool.run_file import Entry, RunFile, reap
 
@@ -164,6 +166,24 @@ def test_run_files_are_whole_and_go_away(tmp_path: Path) -> None:
     assert abs(document["manager"]["created"] - time.time()) < 3600 * 24
     run_file.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_file_that_cannot_be_written_is_warned_of(
+    darkroom: Darkroom, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story() -> None:
+        async with darkroom.pool() as pool:
+            await draw_with(pool, "a")
+            shutil.rmtree(darkroom.paths.run)
+            darkroom.paths.run.touch()  # so that it cannot be made again
+            with pytest.raises(LoadFailed, match="Not a directory"):
+                await draw_with(pool, "b")
+            await draw_with(pool, "a")
+            await pool.unload("a")
+            await asyncio.wait_for(pool.shutdown(), DEADLINE)
+
+    asyncio.run(story())
+    assert "processes are not recorded" in caplog.text
 
 
 def test_a_broken_run_file_is_removed(tmp_path: Path) -> None:

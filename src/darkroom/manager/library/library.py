@@ -20,7 +20,7 @@ from darkroom.manager.library.errors import AmbiguousModel, BrokenModel, Unknown
 from darkroom.manager.library.file_index import FileIndex
 from darkroom.manager.library.fitting import Attached, Fitting
 from darkroom.manager.library.folders import Found
-from darkroom.manager.library.model import Model
+from darkroom.manager.library.model import Model, with_variant
 from darkroom.manager.library.names import give_names
 from darkroom.manager.library.parts import LibraryFile
 from darkroom.manager.library.roles import FileRole
@@ -278,9 +278,7 @@ class Library:
         family = str(file.identity.family)
         known = self.catalogue.families.get(family)
         title = known.title if known else family
-        variant = file.identity.variant
-        if variant and not title.endswith(variant):
-            title = f"{title} {variant}"
+        title = with_variant(title, file.identity.variant)
         return Model(name, file, family, title, engine=known.engine if known else False)
 
     def _builtin(self) -> Model:

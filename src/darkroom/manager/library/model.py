@@ -50,3 +50,11 @@ class Model:
         """What its file is given to a sidecar as: a network alone, or a whole model."""
         alone = all(part.kind is PartKind.DIFFUSION for part in self.identity.parts)
         return FileRole.DIFFUSION_MODEL if alone and not self.builtin else FileRole.MODEL
+
+
+def with_variant(title: str, variant: str) -> str:
+    """`Flux.1 schnell`; a number that both have is said once: `Stable Diffusion 3.5 medium`."""
+    words, _, number = title.rpartition(" ")
+    if words and variant.startswith(number):
+        return f"{words} {variant}"
+    return f"{title} {variant}".rstrip()

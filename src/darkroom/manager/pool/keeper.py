@@ -36,6 +36,7 @@ class Keeper:
         self._closing: asyncio.Future[None] | None = None
         self._also_done: list[asyncio.Future[None]] = []
         self._drain_until = math.inf
+        self._is_urgent = False
 
     async def run(self) -> None:
         """Until the pool is shut down and nothing is left."""
@@ -104,6 +105,7 @@ class Keeper:
                 record.fail(lambda: ShuttingDown("pool: the manager is stopping"))
         else:
             self._also_done.append(done)
+            self._is_urgent = drain == 0
         self._drain_until = min(self._drain_until, self._roster.now() + drain)
 
     # decisions
@@ -208,6 +210,8 @@ class Keeper:
         for record in self._roster.live:
             if not record.leases or now >= self._drain_until:
                 self._roster.stop(record, "the manager stops")
+                if self._is_urgent and record.sidecar:
+                    record.sidecar.stop(0)
             else:
                 self._wake = min(self._wake, self._drain_until)
 

@@ -240,16 +240,16 @@ class Pool:
     async def shutdown(self, drain: float | None = None) -> None:
         """Takes nothing more, lets requests end for `drain` seconds, then ends all processes.
 
-        drain None: as it is set. A second call with 0 does not wait any longer.
+        drain None: as it is set. A second call with 0 does not wait any longer: processes are killed.
         """
-        if self._roster is None or not self._is_running:
+        if self._roster is None or self._task is None or self._task.done():
             return
         for task in self._loads:
             task.cancel()
         done = self._future()
         wait = self._config.drain_timeout if drain is None else drain
         self._roster.inbox.put_nowait(m.Shutdown(wait, done))
-        await done
+        await asyncio.wait((done, self._task), return_when=asyncio.FIRST_COMPLETED)
 
     @property
     def _running(self) -> Roster:

@@ -97,8 +97,12 @@ class Process:
 
     async def kill(self) -> int:
         """SIGKILL to the group. Its exit status."""
-        self._signal(signal.SIGKILL)
+        self.kill_now()
         return await self.wait()
+
+    def kill_now(self) -> None:
+        """SIGKILL to the group; does not wait for its end."""
+        self._signal(signal.SIGKILL)
 
     def owns(self, port: int) -> bool:
         """Whether the child or one of its own listens on the port."""

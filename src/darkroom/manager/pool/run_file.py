@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -33,35 +34,44 @@ class Entry:
 
 
 class RunFile:
-    """`pool-PID.json`: this manager's own file, rewritten whole at each change."""
+    """`pool-PID.json`: this manager's own file, rewritten whole at each change, from any thread.
+
+    A file that cannot be written costs the next manager its knowledge, not this one its work.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._entries: dict[str, Entry] = {}
         self._file = folder / f"pool-{os.getpid()}.json"
         self._created = psutil.Process().create_time()
+        self._lock = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
         self._save()
 
     def put(self, entry: Entry) -> None:
         """Before the start with pid 0, so that nothing is lost between start and writing; then with it."""
-        self._entries[entry.nonce] = entry
-        self._save()
+        with self._lock:
+            self._entries[entry.nonce] = entry
+            self._save()
 
     def drop(self, nonce: str) -> None:
         """The process is gone."""
-        if self._entries.pop(nonce, None):
-            self._save()
+        with self._lock:
+            if self._entries.pop(nonce, None):
+                self._save()
 
     def close(self) -> None:
         """The manager stops with nothing left."""
-        self._file.unlink(missing_ok=True)
+        _remove(self._file)
 
     def _save(self) -> None:
         document = {
             "manager": {"pid": os.getpid(), "created": self._created},
             "sidecars": [asdict(entry) for entry in self._entries.values()],
         }
-        write_atomically(self._file, json.dumps(document, indent=1))
+        try:
+            write_atomically(self._file, json.dumps(document, indent=1))
+        except OSError as error:
+            _log.warning("%s: processes are not recorded: %s", self._file, error)
 
 
 def reap(folder: Path) -> list[Entry]:
@@ -84,8 +94,15 @@ def reap(folder: Path) -> list[Entry]:
                 killed.append(entry)
         _log.warning("process %d for '%s' was left by an earlier manager: killed", process.pid, entry.model)
     for file, _ in stale:
-        file.unlink(missing_ok=True)
+        _remove(file)
     return killed
+
+
+def _remove(file: Path) -> None:
+    try:
+        file.unlink(missing_ok=True)
+    except OSError as error:
+        _log.warning("%s: stays: %s", file, error)
 
 
 def _await_end(process: psutil.Process) -> None:

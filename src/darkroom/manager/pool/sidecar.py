@@ -119,6 +119,8 @@ class Sidecar:
         """Asks it to end: SIGTERM, after `grace` seconds SIGKILL; 0 is SIGKILL at once."""
         self._grace = self.patience.stop if grace is None else grace
         self._stopping.set()
+        if self._grace == 0 and self.process:
+            self.process.kill_now()
 
     def beat(self) -> None:
         """Who talks to it has seen progress."""
@@ -142,7 +144,9 @@ class Sidecar:
         try:
             self.process = await self._start()
         except OSError as error:
-            return self._failure(FailureKind.NOT_STARTED, f"{self.launch.argv[0]}: {error.strerror}")
+            return self._failure(
+                FailureKind.NOT_STARTED, f"{error.filename or self.launch.argv[0]}: {error.strerror}"
+            )
         async with new_client(self.patience.probe_timeout) as client:
             watch = asyncio.create_task(self._watch(client))
             ended = asyncio.create_task(self.process.wait())

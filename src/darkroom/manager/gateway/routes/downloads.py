@@ -83,7 +83,7 @@ def router(manager: Manager) -> APIRouter:
                 "id": model.id,
                 "title": model.title,
                 "family": model.family,
-                "size": model.file.size,
+                "size": model.file.bytes,
                 "licence": model.file.licence,
                 "gated": model.file.gated,
                 "note": model.note or None,
