@@ -17,7 +17,7 @@ picture: .venv/.engine
 
 install: .venv/.engine
 
-test: .venv/.test
+test: .venv/.test .venv/.chromium
 	$(BIN)/python -m pytest -q
 
 check: .venv/.check
@@ -26,6 +26,8 @@ check: .venv/.check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m darkroom.cli.reference | diff docs/cli.md -
+	$(BIN)/python -m darkroom.server.options_reference | diff docs/server_options.md -
+	$(BIN)/python -m darkroom.server.reference | diff docs/api.md -
 
 format: .venv/.check
 	$(BIN)/ruff format .
@@ -44,6 +46,10 @@ clean:
 
 .venv/.test: .venv/.engine
 	$(PIP) --group test
+	touch $@
+
+.venv/.chromium: scripts/get-chromium | .venv/.python
+	scripts/get-chromium
 	touch $@
 
 .venv/.check: .venv/.test

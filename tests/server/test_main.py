@@ -9,7 +9,7 @@ from tests.server.conftest import StartServer
 
 from darkroom.api.version import __version__
 from darkroom.server.arguments import OPTIONS, parse
-from darkroom.server.reference import reference
+from darkroom.server.options_reference import reference
 
 
 def sd_server(*argv: str) -> subprocess.CompletedProcess[str]:
@@ -87,5 +87,5 @@ def test_every_option_of_stable_diffusion_cpps_server_is_there() -> None:
 def test_the_page_in_docs_is_fresh() -> None:
     page = Path(__file__).parents[2] / "docs" / "server_options.md"
     assert page.read_text(encoding="utf-8") == reference(), (
-        "run: python -m darkroom.server.reference > docs/server_options.md"
+        "run: python -m darkroom.server.options_reference > docs/server_options.md"
     )

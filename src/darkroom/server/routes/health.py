@@ -10,7 +10,7 @@ from darkroom.server.service import Service
 
 def router(service: Service) -> APIRouter:
     """The route."""
-    routes = APIRouter(tags=["health"])
+    routes = APIRouter(tags=["server"])
 
     @routes.get("/health", summary="How the server is")
     async def health() -> Health:

@@ -10,7 +10,7 @@ from darkroom.server.service import Service
 
 def router(service: Service) -> APIRouter:
     """All of its routes."""
-    routes = APIRouter(prefix="/sdapi/v1", tags=["A1111"])
+    routes = APIRouter(prefix="/sdapi/v1", tags=["a1111"])
     known = settings.Settings(service)
     for part in (
         generation.router(service, known),

@@ -32,7 +32,7 @@ def responses(*statuses: int, streams: bool = False) -> dict[int | str, dict[str
     """What a drawing route answers with."""
     content: dict[str, Any] = {"application/json": {"schema": inlined(ImagesResponse.model_json_schema())}}
     if streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {}
     return {200: {"description": "The pictures", "content": content}, **errors(*statuses)}
 
 
