@@ -115,10 +115,16 @@ def held(limit: int) -> Iterator[Callable[[], None] | None]:
         group.mkdir(exist_ok=True)
         (group / name).write_text(str(limit))
     except OSError:
+        with contextlib.suppress(OSError):
+            group.rmdir()
         yield None
         return
+
+    def join() -> None:
+        (group / "cgroup.procs").write_text(str(os.getpid()))
+
     try:
-        yield lambda: (group / "cgroup.procs").write_text(str(os.getpid())) and None
+        yield join
     finally:
         group.rmdir()
 

@@ -183,6 +183,22 @@ def test_weights_that_main_memory_cannot_hold_wait_in_their_file(
         assert diffusion.is_streamed == ("gpu_layers" in options)
 
 
+def test_weights_that_wait_where_another_runs_make_room(
+    checkpoint: Path, expected: list[bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    config = CONFIG.model_copy(
+        update={"model": checkpoint, "backend": "all=vulkan0,te=cpu", "params_backend": "diffusion=cpu"}
+    )
+    with Engine.load(config, devices=Devices([Processor(), FakeProvider(fake("vulkan0"))])) as engine:
+        run_out(engine, Module.TE, 1)
+        with caplog.at_level(logging.WARNING):
+            assert drawn(engine) == expected
+        assert caplog.messages == [
+            "te: out of memory on cpu; once more, with diffusion read from the file for each use"
+        ]
+        assert engine.components[Module.DIFFUSION].params is None
+
+
 def test_who_cannot_go_on_does_not_keep_the_others_from_it(
     engine: Engine, expected: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

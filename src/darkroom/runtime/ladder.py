@@ -27,7 +27,7 @@ def step_down(
     ->  False if nothing is left to do
     """
     component = components[failed]
-    done = _waits_in_file(component, device)
+    done = _waits_in_file(component, device) or _others_wait_in_files(components, device)
     done = done or _others_leave(component, components, manager) or _stays_packed(component)
     if not done and failed is not Module.VAE:  # of which the weights are little beside the activations
         done = _some_blocks_leave(failed, component, manager, work) or _all_blocks_leave(
@@ -39,11 +39,22 @@ def step_down(
 
 
 def _waits_in_file(component: Component, device: str) -> str:
-    home = component.home
-    if home is None or home is component.runtime or home.name != device:
+    if not _waits_on(component, device):
         return ""
     component.wait_in_file()
     return "its weights read from their file for each use"
+
+
+def _others_wait_in_files(components: Components, device: str) -> str:
+    waiting = [module for module, other in components.items() if _waits_on(other, device)]
+    for module in waiting:
+        components[module].wait_in_file()
+    return f"with {' and '.join(waiting)} read from the file for each use" if waiting else ""
+
+
+def _waits_on(component: Component, device: str) -> bool:
+    home = component.home
+    return home is not None and home is not component.runtime and home.name == device
 
 
 def _others_leave(component: Component, components: Components, manager: BackendManager) -> str:
