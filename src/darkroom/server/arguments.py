@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -29,6 +30,8 @@ SECTIONS = (
 
 OPTIONS = spellings(SECTIONS)
 """Every spelling of every option."""
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+")
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -59,6 +62,10 @@ def parse(argv: Sequence[str]) -> Arguments:
         made(GenerationRequest),
     )
     server = arguments.server
+    if "api_key" in server.model_fields_set:
+        _check_key(server.api_key)
+    for origin in server.cors_origin:
+        _check_origin(origin)
     if not server.api_key and (key := os.environ.get(KEY_VARIABLE)):
         server = server.model_copy(update={"api_key": key})
     is_safe = server.api_key or server.insecure or is_loopback(server.listen_ip)
@@ -69,3 +76,23 @@ def parse(argv: Sequence[str]) -> Arguments:
             OPTIONS["--listen-ip"],
         )
     return Arguments(server, arguments.context, arguments.picture, arguments.config, arguments.request)
+
+
+def _check_key(key: str) -> None:
+    """Raises UsageError for a key that nobody could send, an unset variable for example."""
+    if not key or key != key.strip() or not key.isprintable():
+        raise UsageError(
+            "--api-key: the key is empty or holds spaces at its ends or control characters; "
+            "expected a text that a header can carry",
+            OPTIONS["--api-key"],
+        )
+
+
+def _check_origin(origin: str) -> None:
+    """Raises UsageError for what no browser would send as `Origin`."""
+    if origin != "*" and not _ORIGIN.fullmatch(origin):
+        raise UsageError(
+            f"--cors-origin: '{origin}' is no origin; expected *, or scheme, host and port alone, as in "
+            "https://name or http://localhost:3000",
+            OPTIONS["--cors-origin"],
+        )
