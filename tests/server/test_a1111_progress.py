@@ -133,3 +133,22 @@ def test_pictures_that_are_drawn_together(start_server: StartServer, threads: Th
     server.http.post("/sdapi/v1/skip")
     answer = drawing.result()
     assert answer.status_code == 409, "skipping leaves out all that are drawn together"
+
+
+def test_interrupting_beside_a_job_of_another_api(
+    start_server: StartServer, threads: ThreadPoolExecutor
+) -> None:
+    server = start_server("--max-batch", "4")
+    server.wait_until_ready()
+    body = {"prompt": PROMPT, "width": 64, "height": 64, "sample_params": {"sample_steps": 2000}}
+    first = server.http.post("/sdcpp/v1/img_gen", json=body).json()
+    wait_for(lambda: server.health()["generating"], "the first is drawn")
+    other = server.http.post("/sdcpp/v1/img_gen", json=body).json()
+    drawing = draw(server, threads)
+    wait_for(lambda: server.health()["queued"] == 2, "both wait")
+    server.http.post(first["cancel_url"])
+    wait_for(lambda: server.health()["generating"] == 2, "both are drawn together")
+    assert connect(server).interrupt() == {}
+    assert drawing.result().status_code == 409
+    assert server.http.get(other["poll_url"]).json()["status"] == "generating"
+    server.http.post(other["cancel_url"])

@@ -90,6 +90,11 @@ class PreviewMode(StrEnum):
     TAE = "tae"
     VAE = "vae"
 
+    @property
+    def visible(self) -> PreviewMode:
+        """Itself; for none the one that costs next to nothing."""
+        return PreviewMode.PROJ if self is PreviewMode.NONE else self
+
 
 class ComputeType(StrEnum):
     """The arithmetic of the networks. `auto` takes bf16 where the device is fast at it, else f32."""

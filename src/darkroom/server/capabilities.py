@@ -121,16 +121,11 @@ def native_defaults(given: GenerationRequest, info: ModelInfo, *, embeds_metadat
         "cache_option": "",
         "scm_mask": "",
         "scm_policy_dynamic": True,
-        "preview": native_preview(given).value,
+        "preview": given.preview.visible.value,
         "preview_interval": given.preview_interval,
         "output_format": ImageFormat.PNG.value,
         "output_compression": 100,
     }
-
-
-def native_preview(given: GenerationRequest) -> PreviewMode:
-    """How previews of a native job are made that does not say it: a job is there to be looked at."""
-    return PreviewMode.PROJ if given.preview is PreviewMode.NONE else given.preview
 
 
 def _features(info: ModelInfo) -> dict[str, bool]:

@@ -26,10 +26,8 @@ class Parent:
         self._process: psutil.Process | None = None
         try:
             process = psutil.Process(pid)
-            if (
-                process.create_time() <= psutil.Process().create_time()
-            ):  # else the number is another's already
-                self._process = process
+            is_older = process.create_time() <= psutil.Process().create_time()
+            self._process = process if is_older else None  # a younger one has taken the number over
         except psutil.NoSuchProcess:
             pass
 

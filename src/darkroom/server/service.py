@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from starlette.requests import Request
 
 from darkroom.api.config import EngineConfig
-from darkroom.api.errors import DarkroomError, RequestError
+from darkroom.api.errors import Cancelled, DarkroomError, RequestError
 from darkroom.api.health import NONCE_VARIABLE, Health, HealthStatus
 from darkroom.api.jobs import JobEvent, JobStatus
 from darkroom.api.request import GenerationRequest
@@ -181,6 +181,8 @@ class Service:
             raise job.error
         if job.result is None:
             raise DarkroomError(f"job {job.id}: its pictures were forgotten; ask sooner")
+        if not job.result.images:
+            raise Cancelled("interrupted before a picture was finished")
         return job.result
 
     async def result_or_cancel(self, http_request: Request, job: Job) -> GenerationResult:

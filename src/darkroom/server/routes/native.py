@@ -18,7 +18,7 @@ from darkroom.api.native import NAMES, NativeRequest
 from darkroom.api.request import GenerationRequest
 from darkroom.api.result import GenerationResult
 from darkroom.core.image_files import ImageFormat
-from darkroom.server.capabilities import MAX_BATCH_COUNT, capabilities, native_preview
+from darkroom.server.capabilities import MAX_BATCH_COUNT, capabilities
 from darkroom.server.errors import ApiError, InvalidField
 from darkroom.server.extra_args import fields_of
 from darkroom.server.jobs import Job
@@ -141,7 +141,7 @@ def generation_of(body: NativeRequest, service: Service) -> GenerationRequest:
         raise InvalidField(
             f"batch_count: {count} is too many; at most {MAX_BATCH_COUNT}", param="batch_count"
         )
-    fields.setdefault("preview", native_preview(service.defaults))
+    fields.setdefault("preview", service.defaults.preview.visible)  # a job is there to be looked at
     return service.request(NAMES, **fields)
 
 

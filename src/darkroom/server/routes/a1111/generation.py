@@ -15,9 +15,8 @@ from darkroom.api.a1111.answers import GenerationAnswer
 from darkroom.api.a1111.options import Options
 from darkroom.api.a1111.requests import Generation, ImageToImage, TextToImage
 from darkroom.api.a1111.samplers import parse_sampler
-from darkroom.api.errors import Cancelled
 from darkroom.api.extra_args import NAME
-from darkroom.api.names import PreviewMode, SampleMethod
+from darkroom.api.names import SampleMethod
 from darkroom.api.native import NativeRequest
 from darkroom.api.result import GenerationResult
 from darkroom.core.image_files import ImageFormat
@@ -69,8 +68,6 @@ def router(service: Service, settings: Settings) -> APIRouter:
         request = service.request(_NAMES, **preview_fields(options, service) | fields)
         job = await service.submit(request, api=API, previews=options.live_previews_enable)
         result = await service.result_or_cancel(http, job)
-        if not result.images:
-            raise Cancelled("interrupted before a picture was finished")
         info = make_info(service.info(), settings, body, job, result).model_dump_json()
 
         def written() -> str:
@@ -97,9 +94,8 @@ def preview_fields(options: Options, service: Service) -> dict[str, Any]:
     """The cheapest previews where the server's start says nothing else."""
     if not options.live_previews_enable:
         return {}
-    mode = service.defaults.preview
     return {
-        "preview": PreviewMode.PROJ if mode is PreviewMode.NONE else mode,
+        "preview": service.defaults.preview.visible,
         "preview_interval": options.show_progress_every_n_steps,
     }
 

@@ -22,7 +22,9 @@ def router(service: Service) -> APIRouter:
     routes = APIRouter()
 
     def running() -> Job | None:
-        return next((job for job in service.jobs() if job.status is JobStatus.GENERATING), None)
+        """What is drawn; of several that are drawn together the first that came through this API."""
+        jobs = [job for job in service.jobs() if job.status is JobStatus.GENERATING]
+        return min(jobs, key=lambda job: job.api != API, default=None)
 
     @routes.get("/progress", summary="How far the picture is")
     async def progress(skip_current_image: bool = False) -> ProgressAnswer:

@@ -12,9 +12,7 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from darkroom.api.errors import Cancelled
 from darkroom.api.extra_args import NAME
-from darkroom.api.names import PreviewMode
 from darkroom.api.native import NAMES, NativeRequest
 from darkroom.api.openai import (
     ErrorCode,
@@ -72,8 +70,6 @@ class Images:
             is_edit = isinstance(request, ImageEditRequest)
             return PictureStream(self.service, job, wishes, is_edit=is_edit, headers=headers)
         result = await self.service.result_or_cancel(http, job)
-        if not result.images:
-            raise Cancelled("interrupted before a picture was finished")
         url_of = self._url_of(http, request, wishes)
         answer = await asyncio.to_thread(images_response, result, job.outline, wishes, url_of)
         body = await asyncio.to_thread(answer.model_dump_json, exclude_none=True)
@@ -204,10 +200,8 @@ def _with_previews(generation: GenerationRequest, partials: int, info: ModelInfo
     steps = len(generation.sigmas) - 1 if generation.sigmas else generation.steps or info.steps
     if generation.init_image is not None:
         steps = int(steps * generation.strength)
-    mode = PreviewMode.PROJ if generation.preview is PreviewMode.NONE else generation.preview
-    return generation.model_copy(
-        update={"preview": mode, "preview_interval": preview_interval(steps, partials)}
-    )
+    interval = preview_interval(steps, partials)
+    return generation.model_copy(update={"preview": generation.preview.visible, "preview_interval": interval})
 
 
 def _header(names: Iterable[str]) -> str:

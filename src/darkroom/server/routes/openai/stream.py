@@ -14,7 +14,6 @@ from PIL import Image
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from darkroom.api.errors import Cancelled
 from darkroom.api.events import PING, sse
 from darkroom.api.openai import CompletedEvent, PartialImageEvent
 from darkroom.api.result import GenerationResult
@@ -79,8 +78,6 @@ class PictureStream(StreamingResponse):
 
     async def _pictures(self) -> AsyncIterator[bytes]:
         result = await self._service.result(self._job)
-        if not result.images:
-            raise Cancelled("interrupted before a picture was finished")
         for index in range(len(result.images)):
             yield await asyncio.to_thread(self._completed, result, index)
 
