@@ -255,7 +255,7 @@ def test_first_key_is_made_and_asked_for(page: Page, served: Served, browser: Br
         other.goto(served.url)
         other.get_by_label("Key", exact=True).fill("dk-00000000-wrong")
         other.get_by_role("button", name="Unlock").click()
-        see(other, "That is not a key of this manager. Another one?")
+        see(other, "That key does not fit. Another one?")
         other.get_by_label("Key", exact=True).fill(key)
         other.get_by_role("button", name="Unlock").click()
         see(other, "the built-in model")

@@ -217,7 +217,7 @@ def test_loading_is_shown_and_a_key_is_asked_for(visit: Visit, locked: RunningSe
     expect(key).to_be_focused()
     page.keyboard.type("wrong")
     page.keyboard.press("Enter")
-    expect(page.locator("#key-problem")).to_have_text("That is not the key. Another one?")
+    expect(page.locator("#key-problem")).to_have_text("That key does not fit. Another one?")
     expect(key).to_be_focused()
     page.keyboard.type(KEY)
     page.keyboard.press("Enter")

@@ -6,16 +6,17 @@ from pathlib import Path
 import pytest
 from tests.server.conftest import RunningServer, StartServer
 
-from darkroom.server.routes.page import page_files
+from darkroom.core.page_files import page_files
 
 NAMESPACE = "http://www.w3.org/2000/svg"
+PARTS = page_files("server")
 
 
-@pytest.mark.parametrize("name", sorted(page_files()))
+@pytest.mark.parametrize("name", sorted(PARTS))
 def test_every_part_is_served_whole_with_a_strict_policy(server: RunningServer, name: str) -> None:
     answer = server.http.get("/" if name == "index.html" else f"/page/{name}")
     assert answer.status_code == 200
-    assert answer.content == page_files()[name].content
+    assert answer.content == PARTS[name].content
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
@@ -26,7 +27,7 @@ def test_every_part_is_served_whole_with_a_strict_policy(server: RunningServer, 
 
 
 def test_parts_name_only_each_other() -> None:
-    parts = {name: part.content.decode() for name, part in page_files().items()}
+    parts = {name: part.content.decode() for name, part in PARTS.items()}
     for name, text in parts.items():
         assert not re.search(r"(https?:)?//\w+\.", text.replace(NAMESPACE, "")), name
         for wanted in re.findall(r'(?:from "\./|(?:src|href)="page/)([\w.]+)"', text):

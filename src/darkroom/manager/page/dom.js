@@ -1,6 +1,6 @@
 // A page as a function of what is known: `h` describes elements, `patch` brings those on the page up to date.
 
-export const byId = (id) => document.getElementById(id);
+export { byId } from "./by_id.js";
 
 const ATTRIBUTES = new Set(["for", "form", "href", "list", "role", "rel", "target", "headers", "scope"]);
 

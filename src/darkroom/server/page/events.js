@@ -1,6 +1,7 @@
 // What happens to a job: server-sent events over fetch, which can carry a key, taken up again where they broke.
 
-import { call, open, Refused, Unreachable } from "./server.js";
+import { call, open, Refused, Unreachable } from "./api.js";
+import { eventsOf } from "./sse.js";
 
 const FIRST_BYTE = 5000; // the first event is sent at once: later, something in between holds them back
 const SILENCE = 40_000; // a comment comes every 15 seconds
@@ -57,21 +58,11 @@ async function* stream(path, after) {
   let watch = setTimeout(() => stop.abort(), FIRST_BYTE);
   try {
     const answer = await open(path, { signal: stop.signal, headers: { "Last-Event-ID": String(after) } });
-    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-    let text = "";
-    for (;;) {
-      const { done, value } = await reader.read();
-      if (done) return;
+    yield* eventsOf(answer, () => {
       got = true;
       clearTimeout(watch);
       watch = setTimeout(() => stop.abort(), SILENCE);
-      const parts = (text + value).split("\n\n");
-      text = parts.pop();
-      for (const part of parts) {
-        const event = parsed(part);
-        if (event) yield event;
-      }
-    }
+    });
   } catch (error) {
     if (error instanceof Refused) throw error;
     throw stop.signal.aborted && !got && after === 0 ? new HeldBack() : new Unreachable(String(error));
@@ -79,14 +70,4 @@ async function* stream(path, after) {
     clearTimeout(watch);
     stop.abort();
   }
-}
-
-function parsed(part) {
-  const event = { id: "0", type: "message", data: "" };
-  for (const line of part.split("\n")) {
-    const [, name, value] = /^(id|event|data): ?(.*)$/.exec(line) ?? [];
-    if (name === "data") event.data += value;
-    else if (name) event[name === "event" ? "type" : "id"] = value;
-  }
-  return event.data ? { ...event, data: JSON.parse(event.data) } : null;
 }

@@ -5,7 +5,7 @@ import { byId, element } from "./dom.js";
 import * as gallery from "./gallery.js";
 import * as metadata from "./metadata.js";
 import { chooseWith, dropInto, filesOf, readPicture } from "./pictures.js";
-import { call } from "./server.js";
+import { call } from "./api.js";
 import * as session from "./session.js";
 import * as settings from "./settings.js";
 import { sizeLike } from "./sizes.js";

@@ -2,7 +2,7 @@
 
 import { byId, describe } from "./dom.js";
 import { base64Of, readPicture, show } from "./pictures.js";
-import { call } from "./server.js";
+import { call } from "./api.js";
 
 /** What A1111 calls the settings, for people in this order. */
 const SHOWN = ["Seed", "Size", "Steps", "CFG scale", "Guidance", "Sampler", "Schedule type", "Denoising strength", "Model", "Version"];
@@ -26,7 +26,7 @@ export function prepare({ onUse, onStart }) {
 /** Opens a picture and shows what it says. Throws an Error for people. */
 export async function openPicture(file, capabilities) {
   const picture = await readPicture(file);
-  const told = await call("sdapi/v1/png-info", { image: await base64Of(picture.blob) });
+  const told = await call("sdapi/v1/png-info", { body: { image: await base64Of(picture.blob) } });
   const { parameters, info } = told;
   const isTold = Boolean(info);
   read = { picture, settings: isTold ? settingsOf(parameters, capabilities, await samplers()) : null };

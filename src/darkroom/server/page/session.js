@@ -1,7 +1,7 @@
 // What was asked for in this tab, the newest first: each drawing from its request to its pictures.
 
 import { blobOf } from "./pictures.js";
-import { call, Refused } from "./server.js";
+import { call, Refused } from "./api.js";
 import { follow } from "./events.js";
 import { ofTab } from "./storage.js";
 
@@ -22,7 +22,7 @@ export function prepare(onChange) {
 
 /** Asks for pictures. body: the request's JSON. Throws Refused, Unreachable. */
 export async function draw(settings, body) {
-  const receipt = await call("sdcpp/v1/img_gen", body);
+  const receipt = await call("sdcpp/v1/img_gen", { body });
   const drawing = add(receipt.id, settings, receipt);
   drawing.settings = { ...settings, seed: String(receipt.seeds[0]) };
   keep();
@@ -48,7 +48,7 @@ export async function restore() {
 }
 
 export async function cancel(drawing) {
-  await call(`sdcpp/v1/jobs/${encodeURIComponent(drawing.id)}/cancel`, {});
+  await call(`sdcpp/v1/jobs/${encodeURIComponent(drawing.id)}/cancel`, { body: {} });
 }
 
 export function remove(drawing) {

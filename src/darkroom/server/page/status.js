@@ -2,7 +2,7 @@
 
 import { announce } from "./announce.js";
 import { byId, bytes } from "./dom.js";
-import { call } from "./server.js";
+import { call } from "./api.js";
 
 const LOADING_EVERY = 1000;
 const EVERY = 10_000;

@@ -1,6 +1,6 @@
 // What a screen reader is told: never more than one thing in five seconds, and of several the newest.
 
-import { byId } from "./dom.js";
+import { byId } from "./by_id.js";
 
 const GAP = 5000;
 

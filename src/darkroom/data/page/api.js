@@ -1,10 +1,9 @@
-// Calls to the manager that the page came from, with a key where it asks for one.
+// Calls to the server that the page came from, with a key where it asks for one.
 
-import { byId } from "./dom.js";
+import { byId } from "./by_id.js";
+import { ofTab } from "./storage.js";
 
-const KEY = "darkroom.key";
-
-/** The manager refused: its own words. */
+/** The server refused: its own words. */
 export class Refused extends Error {
   constructor(status, { message, code = null, details = null }) {
     super(message);
@@ -17,14 +16,17 @@ export class Refused extends Error {
 /** There was no answer. */
 export class Unreachable extends Error {}
 
-let key = remembered();
+let key = ofTab.read("key");
 let unlocking = null;
 
-/** The answer's JSON. body: with it, or another method, something is changed. Throws Refused, Unreachable. */
+/**
+ * The answer's JSON. body: JSON as text, or what becomes it; with it, or another method, something is changed.
+ * Throws Refused, Unreachable.
+ */
 export async function call(path, { method, body, headers = {} } = {}) {
   const answer = await open(path, {
     method: method ?? (body === undefined ? "GET" : "POST"),
-    body: body === undefined ? undefined : JSON.stringify(body),
+    body: body === undefined || typeof body === "string" ? body : JSON.stringify(body),
     headers: body === undefined ? headers : { ...headers, "Content-Type": "application/json" },
   });
   try {
@@ -34,7 +36,7 @@ export async function call(path, { method, body, headers = {} } = {}) {
   }
 }
 
-/** The answer, once the manager has agreed. Asks for the key, as often as it takes. */
+/** The answer, once the server has agreed. Asks for the key, as often as it takes. */
 export async function open(path, { headers = {}, ...rest } = {}) {
   for (;;) {
     const used = key;
@@ -50,19 +52,7 @@ export async function open(path, { headers = {}, ...rest } = {}) {
 /** From now on this key is used. */
 export function useKey(text) {
   key = text;
-  try {
-    sessionStorage.setItem(KEY, text);
-  } catch {
-    // a browser that keeps nothing
-  }
-}
-
-function remembered() {
-  try {
-    return sessionStorage.getItem(KEY);
-  } catch {
-    return null;
-  }
+  ofTab.write("key", text);
 }
 
 async function send(path, options) {
@@ -71,7 +61,7 @@ async function send(path, options) {
     return await fetch(new URL(path, document.baseURI), { cache: "no-store", credentials: "omit", ...options });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Unreachable("The manager does not answer.");
+    throw new Unreachable("Darkroom does not answer.");
   }
 }
 
@@ -80,10 +70,10 @@ async function refusal(answer) {
   try {
     told = await answer.json();
   } catch {
-    // an answer of something between here and the manager
+    // an answer of something between here and the server
   }
-  const error = typeof told.error === "object" && told.error ? told.error : { ...told, message: told.error ?? told.message };
-  return new Refused(answer.status, { ...error, message: error.message ?? `${answer.status} ${answer.statusText}` });
+  const error = typeof told.error === "object" && told.error ? told.error : { ...told, message: told.message ?? told.detail ?? told.error };
+  return new Refused(answer.status, { ...error, message: String(error.message ?? `${answer.status} ${answer.statusText}`) });
 }
 
 /** Headers are bytes: the key's UTF-8, written as the characters of those bytes. */
@@ -102,9 +92,9 @@ function askForKey(isWrong) {
   const form = byId("key");
   const text = byId("key-text");
   form.hidden = false;
-  byId("view").hidden = true;
+  document.body.dataset.locked = "";
   text.setAttribute("aria-invalid", String(isWrong));
-  if (isWrong) byId("key-problem").textContent = "That is not a key of this manager. Another one?";
+  if (isWrong) byId("key-problem").textContent = "That key does not fit. Another one?";
   text.focus();
   text.select();
   return new Promise((resolve) => {
@@ -112,8 +102,8 @@ function askForKey(isWrong) {
       event.preventDefault();
       useKey(text.value.trim());
       form.hidden = true;
-      byId("view").hidden = false;
-      byId("view").focus();
+      delete document.body.dataset.locked;
+      byId(form.dataset.then).focus();
       resolve();
     };
   });
