@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from darkroom.core.malloc import release_freed_memory
 from darkroom.server.answers import answer
 from darkroom.server.errors import ApiError, BodyTooLarge
 
@@ -35,9 +38,12 @@ class BodyLimit:
             await answer(scope["path"], self._too_large())(scope, receive, send)
             return
         is_json = "json" in headers.get("content-type", "application/json")
-        await self._app(scope, self._counting(receive, is_json), send)
+        too_large = asyncio.Event()
+        await self._app(scope, self._counting(receive, is_json, too_large), send)
+        if too_large.is_set():
+            await asyncio.to_thread(release_freed_memory)
 
-    def _counting(self, receive: Receive, is_json: bool) -> Receive:
+    def _counting(self, receive: Receive, is_json: bool, too_large: asyncio.Event) -> Receive:
         size = values = 0
 
         async def counted() -> Message:
@@ -46,6 +52,7 @@ class BodyLimit:
             body = message.get("body", b"")
             size += len(body)
             if size > self._max_bytes:
+                too_large.set()
                 await _discard(receive, PATIENCE * self._max_bytes)
                 raise HTTPException(413, str(self._too_large()))
             if is_json and body:
