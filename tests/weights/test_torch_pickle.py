@@ -8,12 +8,15 @@ import pickle
 import struct
 import sys
 import zipfile
+from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from darkroom.api.errors import CheckpointError
+from darkroom.core.torch_globals import Inert
 from darkroom.weights.checkpoint import open_checkpoint
 from darkroom.weights.torch_pickle import load
 
@@ -75,6 +78,15 @@ def test_old_training_callbacks_become_placeholders() -> None:
     value = run(program)
     assert isinstance(value, dict)
     assert value["a"] == 1
+
+
+def test_what_training_leaves_beside_the_tensors_is_passed_over() -> None:
+    value = {"losses": np.arange(3.0), "steps": defaultdict(None, {"x": 1}), "last": np.float64(2)}
+    found = run(pickle.dumps(value, 2))
+    assert isinstance(found, dict)
+    assert found.keys() == value.keys()
+    assert found["steps"] == {"x": 1}
+    assert isinstance(found["losses"], Inert)
 
 
 def unicode(text: str) -> bytes:

@@ -6,10 +6,10 @@ import struct
 from typing import IO, cast
 
 from darkroom.api.errors import CheckpointError
+from darkroom.core.torch_globals import Storage
 from darkroom.weights import torch_pickle
 from darkroom.weights.index import DTYPES
 from darkroom.weights.mapped import MappedFile
-from darkroom.weights.torch_globals import Storage
 from darkroom.weights.torch_state import StorageRange, TorchFile
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C

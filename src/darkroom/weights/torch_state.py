@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from darkroom.api.errors import CheckpointError
+from darkroom.core.torch_globals import TensorRef, named_tensors
 from darkroom.weights.index import DTYPES, TensorIndex, TensorInfo
 from darkroom.weights.mapped import MappedFile
-from darkroom.weights.torch_globals import TensorRef
 
 
 @dataclass(frozen=True)
@@ -90,30 +90,3 @@ class TorchFile:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
-
-
-def named_tensors(unpickled: object) -> dict[str, TensorRef]:
-    """The tensors in nested dicts under dotted names; a `state_dict` at the top stands for the whole.
-
-    A file that is one tensor calls it `tensor`.
-    """
-    if isinstance(unpickled, dict) and isinstance(unpickled.get("state_dict"), dict):
-        unpickled = unpickled["state_dict"]
-    found: dict[str, TensorRef] = {}
-    seen: set[int] = set()
-
-    def walk(value: object, path: str, depth: int) -> None:
-        if isinstance(value, TensorRef):
-            found[path or "tensor"] = value
-        if not isinstance(value, dict) or id(value) in seen or depth > MAX_DEPTH:
-            return
-        seen.add(id(value))  # a pickle may hold one dict many times, or a dict that holds itself
-        for key, item in value.items():
-            if isinstance(key, str):
-                walk(item, f"{path}.{key}" if path else key, depth + 1)
-
-    walk(unpickled, "", 0)
-    return found
-
-
-MAX_DEPTH = 8

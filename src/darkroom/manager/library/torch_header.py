@@ -11,11 +11,11 @@ import struct
 import zipfile
 import zlib
 
+from darkroom.core.torch_globals import TensorRef, named_tensors
 from darkroom.manager.library.limited import HeaderError, LimitedFile
 from darkroom.manager.library.parts import FileFormat
 from darkroom.manager.library.pickles import Unpickled, describe_wanted, read_pickle
 from darkroom.manager.library.tensors import ITEM_SIZES, MAX_TENSORS, Header, TensorHead, elements
-from darkroom.manager.library.torch_names import TensorRef, named_tensors
 
 ZIP_MAGIC = b"PK\x03\x04"
 PICKLE = "data.pkl"

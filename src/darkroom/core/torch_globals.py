@@ -1,4 +1,4 @@
-"""The names that a torch checkpoint's pickle may use, and the descriptions that they stand for."""
+"""The names that a torch checkpoint's pickle may use, and the descriptions that they stand for; no torch."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ TORCH_TYPES = {
 }
 
 MAX_DIMS = 8
+MAX_DEPTH = 8
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,15 @@ INERT = {
     Global("numpy", "dtype"),
     Global("numpy.core.multiarray", "scalar"),
     Global("numpy._core.multiarray", "scalar"),
+    Global("numpy.core.multiarray", "_reconstruct"),
+    Global("numpy._core.multiarray", "_reconstruct"),
+    Global("numpy", "ndarray"),
     Global("_codecs", "encode"),
     Global("__builtin__", "set"),
     Global("builtins", "set"),
     Global("torch", "device"),
+    Global("torch.nn.parameter", "Parameter"),
+    Global("torch.storage", "TypedStorage"),
     Global("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint"),
 }
 """What published Stable Diffusion checkpoints and embeddings carry besides tensors; kept as placeholders."""
@@ -118,12 +124,17 @@ def _ordered_dict(items: Item = ()) -> dict[Item, Item]:
     return {key: value for key, value in items if isinstance(key, KEYS)}
 
 
+def _default_dict(factory: Item = None, items: Item = ()) -> dict[Item, Item]:
+    return _ordered_dict(items)
+
+
 def _size(sizes: Item = ()) -> tuple[Item, ...]:
     return tuple(sizes)
 
 
 REBUILD: dict[Any, Callable[..., Item]] = {
     Global("collections", "OrderedDict"): _ordered_dict,
+    Global("collections", "defaultdict"): _default_dict,
     Global("torch", "Size"): _size,
     Global("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
     Global("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
@@ -132,3 +143,34 @@ REBUILD: dict[Any, Callable[..., Item]] = {
     Global("torch._utils", "_rebuild_parameter_with_state"): _rebuild_parameter,
 }
 """The only calls a pickle may ask for; each makes a description."""
+
+
+def is_known(name: Global) -> bool:
+    """Whether checkpoints may name it."""
+    if name in REBUILD or name in INERT or name == PARAMETER_DICT:
+        return True
+    return name.module in ("torch", "torch.storage") and (name.name in STORAGES or name.name in TORCH_TYPES)
+
+
+def named_tensors(unpickled: object) -> dict[str, TensorRef]:
+    """The tensors in nested dicts under dotted names; a `state_dict` at the top stands for the whole.
+
+    A file that is one tensor calls it `tensor`.
+    """
+    if isinstance(unpickled, dict) and isinstance(unpickled.get("state_dict"), dict):
+        unpickled = unpickled["state_dict"]
+    found: dict[str, TensorRef] = {}
+    seen: set[int] = set()
+
+    def walk(value: object, path: str, depth: int) -> None:
+        if isinstance(value, TensorRef):
+            found[path or "tensor"] = value
+        if not isinstance(value, dict) or id(value) in seen or depth > MAX_DEPTH:
+            return
+        seen.add(id(value))  # a pickle may hold one dict many times, or a dict that holds itself
+        for key, item in value.items():
+            if isinstance(key, str):
+                walk(item, f"{path}.{key}" if path else key, depth + 1)
+
+    walk(unpickled, "", 0)
+    return found
