@@ -13,6 +13,7 @@ from typing import NamedTuple, Self
 from torch import Tensor
 
 from darkroom.api.errors import CheckpointError
+from darkroom.core.diffusers_layout import FOLDERS
 from darkroom.quant.packed import PackedTensor
 from darkroom.weights.container import Container
 from darkroom.weights.gguf import GGUFFile
@@ -20,16 +21,6 @@ from darkroom.weights.index import TensorIndex, TensorInfo
 from darkroom.weights.sniff import open_container, read_shard_map
 
 logger = logging.getLogger(__name__)
-
-FOLDERS = {
-    "unet": "unet.",
-    "transformer": "transformer.",
-    "vae": "vae.",
-    "text_encoder": "te.",
-    "text_encoder_2": "te2.",
-    "text_encoder_3": "te3.",
-}
-"""Folders of the diffusers layout and the prefixes their tensors get, stable-diffusion.cpp's."""
 
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 ENDINGS = (".safetensors", ".safetensors.index.json", ".fp16.safetensors", ".bin", ".bin.index.json", ".gguf")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, TypeVar
 
+from darkroom.api.a1111.answers import SamplerItem, SchedulerItem
 from darkroom.api.errors import RequestError
 from darkroom.api.names import SampleMethod, Scheduler
 
@@ -87,6 +88,20 @@ def _by_name(spellings: Iterable[Spelling[N]]) -> Mapping[str, N]:
 _METHODS = _by_name(SAMPLERS)
 _SCHEDULES = _by_name(SCHEDULERS)
 _ENDINGS = sorted(_SCHEDULES.keys() | {"automatic"}, key=len, reverse=True)
+
+
+def sampler_items() -> list[SamplerItem]:
+    """Every sampler, as clients list them."""
+    items = [SamplerItem(name=each.label, aliases=list(each.names[1:]), options={}) for each in SAMPLERS]
+    return [SamplerItem(name=DEFAULT, aliases=["automatic"], options={}), *items]
+
+
+def scheduler_items() -> list[SchedulerItem]:
+    """Every schedule, as clients list them."""
+    items = [
+        SchedulerItem(name=each.value, label=each.label, aliases=list(each.aliases)) for each in SCHEDULERS
+    ]
+    return [SchedulerItem(name="automatic", label="Automatic", aliases=[DEFAULT]), *items]
 
 
 def label_of(value: SampleMethod | Scheduler) -> str:

@@ -8,20 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from darkroom.core.diffusers_layout import FOLDERS
+
 ENDINGS = (".safetensors", ".ckpt", ".gguf", ".pt", ".pth", ".sft", ".bin")
 INDEX_ENDING = ".index.json"
 MAX_DEPTH = 12
 TEXT_LIMIT = 16 << 20
-
-# Folders of the diffusers layout, and what the tensors in them get in front, as stable-diffusion.cpp does.
-DIFFUSERS = {
-    "unet": "unet.",
-    "transformer": "transformer.",
-    "vae": "vae.",
-    "text_encoder": "te.",
-    "text_encoder_2": "te2.",
-    "text_encoder_3": "te3.",
-}
 
 
 @dataclass(frozen=True)
@@ -71,7 +63,7 @@ def _walk(folder: Path, depth: int, seen: set[tuple[int, int]]) -> Iterator[Foun
     seen.add((status.st_dev, status.st_ino))
     folders = [entry.name for entry in listing if not entry.name.startswith(".") and _is_folder(entry)]
     names = {entry.name for entry in listing if not entry.name.startswith(".") and not _is_folder(entry)}
-    if "model_index.json" in names and set(folders) & DIFFUSERS.keys():
+    if "model_index.json" in names and set(folders) & FOLDERS.keys():
         yield _diffusers(folder)
         return
     shards: set[str] = set()
@@ -123,7 +115,7 @@ def _diffusers(folder: Path) -> Found:
     """The files that the engine would load of a diffusers folder: safetensors first, full precision first."""
     files: list[tuple[Path, str]] = []
     lacks: list[str] = []
-    for name, prefix in DIFFUSERS.items():
+    for name, prefix in FOLDERS.items():
         place = folder / name
         if not place.is_dir():
             continue

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from darkroom.api.a1111.answers import ProgressAnswer, ProgressState, SamplerItem, SchedulerItem
-from darkroom.api.a1111.samplers import DEFAULT, SAMPLERS, SCHEDULERS
+from darkroom.api.a1111.samplers import sampler_items, scheduler_items
 from darkroom.manager.gateway.bodies import Body, parse_object, read_body
 from darkroom.manager.gateway.forward import FromSidecar, WhileConnected, passed_headers
 from darkroom.manager.gateway.job_runner import last_step
@@ -229,17 +229,12 @@ def _add_lists(routes: APIRouter, manager: Manager) -> None:
     @routes.get("/samplers", summary="Samplers")
     async def samplers() -> list[SamplerItem]:
         """`default` leaves the choice to the model."""
-        items = [SamplerItem(name=each.label, aliases=list(each.names[1:]), options={}) for each in SAMPLERS]
-        return [SamplerItem(name=DEFAULT, aliases=["automatic"], options={}), *items]
+        return sampler_items()
 
     @routes.get("/schedulers", summary="Schedules of noise levels")
     async def schedulers() -> list[SchedulerItem]:
         """`automatic` leaves the choice to the model."""
-        items = [
-            SchedulerItem(name=each.value, label=each.label, aliases=list(each.aliases))
-            for each in SCHEDULERS
-        ]
-        return [SchedulerItem(name="automatic", label="Automatic", aliases=[DEFAULT]), *items]
+        return scheduler_items()
 
     @routes.get("/memory", summary="Memory of the machine")
     async def memory() -> dict[str, Any]:

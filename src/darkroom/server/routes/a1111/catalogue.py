@@ -20,7 +20,7 @@ from darkroom.api.a1111.answers import (
     UpscalerItem,
     VaeItem,
 )
-from darkroom.api.a1111.samplers import DEFAULT, SAMPLERS, SCHEDULERS
+from darkroom.api.a1111.samplers import sampler_items, scheduler_items
 from darkroom.server.routes.a1111.extras import FILTERS, NO_UPSCALER
 from darkroom.server.routes.a1111.settings import Settings
 from darkroom.server.service import Service
@@ -46,17 +46,12 @@ def router(service: Service, settings: Settings) -> APIRouter:
     @routes.get("/samplers", summary="Samplers")
     async def samplers() -> list[SamplerItem]:
         """`default` leaves the choice to the model."""
-        items = [SamplerItem(name=each.label, aliases=list(each.names[1:]), options={}) for each in SAMPLERS]
-        return [SamplerItem(name=DEFAULT, aliases=["automatic"], options={}), *items]
+        return sampler_items()
 
     @routes.get("/schedulers", summary="Schedules of noise levels")
     async def schedulers() -> list[SchedulerItem]:
         """`automatic` leaves the choice to the model."""
-        items = [
-            SchedulerItem(name=each.value, label=each.label, aliases=list(each.aliases))
-            for each in SCHEDULERS
-        ]
-        return [SchedulerItem(name="automatic", label="Automatic", aliases=[DEFAULT]), *items]
+        return scheduler_items()
 
     @routes.get("/sd-models", summary="The model")
     async def sd_models() -> list[ModelItem]:
