@@ -105,8 +105,8 @@ class EngineConfig(BaseModel):
     )
     auto_fit: bool = opt(
         False,
-        "place the model so that it runs as fast as memory allows, print the plan and run it; --max-vram is how "
-        "much of a device may be used, other placement options are ignored",
+        "place the model so that it runs as fast as memory allows, print the plan and run it; --max-vram "
+        "says how much of a device may be used, other placement options are ignored",
         "--auto-fit",
     )
     clip_on_cpu: bool = opt(
