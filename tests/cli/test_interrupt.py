@@ -15,6 +15,8 @@ PROGRAM = textwrap.dedent(
     from darkroom.api.errors import Cancelled
     from darkroom.cli.interrupt import Interrupt
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+
     def heard(): print("heard", flush=True)
     def tidied(): print("tidied", flush=True)
 
