@@ -151,6 +151,19 @@ def test_jobs_that_are_alike_are_drawn_together(small: RunningServer) -> None:
     assert alike(alone, states[0])
 
 
+def test_who_leaves_a_batch_does_not_wait_for_the_others(small: RunningServer) -> None:
+    running = submit(small, FOREVER)
+    wait_for(lambda: draws(small, running), "it is being drawn")
+    staying, leaving = submit(small, FOREVER, seed=1), submit(small, FOREVER, seed=2)
+    cancel(small, running)
+    wait_for(lambda: draws(small, staying) and draws(small, leaving), "both are drawn")
+    cancel(small, leaving)
+    wait_until(small, leaving, "cancelled")
+    assert draws(small, staying)
+    cancel(small, staying)
+    wait_until(small, staying, "cancelled")
+
+
 def alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two jobs drew the same picture, but for the last bits of its numbers."""
 

@@ -106,7 +106,7 @@ class Painter:
     async def _draw(self, model: LoadedModel, jobs: list[Job]) -> None:
         if len(jobs) > 1:
             logger.info("jobs %s: drawn together", ", ".join(job.id for job in jobs))
-        work = [(job.request, self._hooks(job, is_timed=job is jobs[0])) for job in jobs]
+        work = [(job.request, self._hooks(job, jobs)) for job in jobs]
         outcomes: list[GenerationResult | DarkroomError]
         try:
             outcomes = await self._worker.run(lambda: model.generate(work))
@@ -121,6 +121,8 @@ class Painter:
 
     async def _finish(self, job: Job, outcome: GenerationResult | DarkroomError) -> None:
         """Encodes the pictures, if there are any, and ends the job."""
+        if job.status.is_final:  # it left those it was drawn with
+            return
         encode = self._encoders.pop(job.id, None)
         if job.is_cancelled or isinstance(outcome, Cancelled):
             self.fail(job, Cancelled(_why(job)))
@@ -137,14 +139,24 @@ class Painter:
             job.complete(outcome, encoded)
             self._end(job)
 
-    def _hooks(self, job: Job, *, is_timed: bool) -> Hooks:
+    def _left(self, job: Job) -> None:
+        """Ends a job whose pictures are no longer among those being drawn, if none of them is finished."""
+        if job.status.is_final:
+            return
+        if job.is_cancelled:
+            self.fail(job, Cancelled(_why(job)))
+        elif job.is_interrupted and job.image <= 1:
+            job.complete(GenerationResult((), ()))
+            self._end(job)
+
+    def _hooks(self, job: Job, jobs: list[Job]) -> Hooks:
         """What the worker's thread calls; everything is handed over to the loop's.
 
-        is_timed: whether its steps count for the figures.
+        jobs: all that are drawn together. One that leaves ends at once, the engine tells of it with the last.
         """
         loop = asyncio.get_running_loop()
         last_load = 0.0
-        timer = StepTimer(self._metrics.step_seconds) if is_timed else None
+        timer = StepTimer(self._metrics.step_seconds) if job is jobs[0] else None
 
         def on_progress(progress: Progress) -> None:
             nonlocal last_load
@@ -159,11 +171,16 @@ class Painter:
         def on_preview(preview: Preview) -> None:
             loop.call_soon_threadsafe(self._show, job, preview)
 
+        def leaves(is_leaving: bool) -> bool:
+            if is_leaving and len(jobs) > 1:
+                loop.call_soon_threadsafe(self._left, job)
+            return is_leaving
+
         return Hooks(
             on_progress=on_progress,
-            is_cancelled=lambda: job.is_cancelled,
+            is_cancelled=lambda: leaves(job.is_cancelled),
             on_preview=on_preview if job.previews else None,
-            is_skipped=job.take_skip,
+            is_skipped=lambda: leaves(job.take_skip()),
         )
 
     def _show(self, job: Job, preview: Preview) -> None:
