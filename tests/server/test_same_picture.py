@@ -21,8 +21,8 @@ Drawn = tuple[bytes, str]
 
 @pytest.fixture(scope="module")
 def one_by_one(module_server: StartServer) -> RunningServer:
-    """Beside others a picture may differ in its last bits."""
-    server = module_server("--max-batch", "1")
+    """Beside others, or with other threads, a picture may differ in its last bits."""
+    server = module_server("--max-batch", "1", "--threads", "1")
     server.wait_until_ready()
     return server
 
@@ -56,7 +56,7 @@ def by_a1111(server: RunningServer, path: str, body: dict[str, object]) -> Drawn
 
 def by_command(folder: Path, *argv: str) -> Drawn:
     out = folder / "out.png"
-    assert main(["-p", PROMPT, "--max-batch", "1", "-o", str(out), *argv]) == 0
+    assert main(["-p", PROMPT, "--max-batch", "1", "--threads", "1", "-o", str(out), *argv]) == 0
     return drawn(out.read_bytes())
 
 
